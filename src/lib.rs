@@ -1,0 +1,10 @@
+//! Disaster recovery for Hyper-V virtual machines, as Kubernetes resources.
+
+pub mod durable;
+pub mod host;
+pub mod ids;
+pub mod report;
+pub mod retry;
+pub mod secret;
+pub mod shutdown;
+pub mod units;

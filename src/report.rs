@@ -1,0 +1,233 @@
+//! How an error is told: a stable code, what happened to what, and what to do.
+//!
+//! Every module has its own error type; each can say its [`Code`]. Where an error leaves the process (to the
+//! controller, a condition, an event) it is a [`Fault`]. [`crate::retry::class`] decides from the code alone whether
+//! waiting helps.
+
+use std::error::Error;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// The code table: variant, remedy. The variant's name is the code, and is API: never rename one.
+macro_rules! codes {
+    ($($(#[$doc:meta])* $name:ident: $remedy:literal;)+) => {
+        /// The stable name of a kind of failure, as conditions, events and metrics show it.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum Code {
+            $($(#[$doc])* $name,)+
+        }
+
+        impl Code {
+            /// Every code, in the order of this file.
+            pub const ALL: &'static [Code] = &[$(Code::$name,)+];
+
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Code::$name => stringify!($name),)+ }
+            }
+
+            /// What the person who reads it should do.
+            pub const fn remedy(self) -> &'static str {
+                match self { $(Code::$name => $remedy,)+ }
+            }
+        }
+    };
+}
+
+codes! {
+    // --- the host
+    /// The host has no such VM, and no other host of the site either.
+    VmNotFound: "Check spec.vm and that the VM exists on a host of the site; a VM that was re-imported has a new id.";
+    /// A differencing chain misses a parent, names a wrong one, or is circular.
+    BrokenDiskChain: "Repair the chain on the host (Inspect-VHD, Set-VHD -ParentPath), then set the retry annotation.";
+    /// The hypervisor refuses the operation in the state that the VM is in.
+    InvalidVmState: "Bring the VM to the state that the message names.";
+    /// The agent may not do this on the host.
+    HostAuthorization: "Run the agent as LocalSystem or as a member of Hyper-V Administrators.";
+    /// The host or the disk does not support what is asked.
+    Unsupported: "Exclude the disk (spec.disks.exclude) or convert it to what the message names.";
+    /// A virtual disk file is damaged or of an unknown kind.
+    DiskFormat: "Check the file with Test-VHD on the host; restore it from a backup if it is damaged.";
+    /// A volume of the host is full.
+    HostDiskFull: "Free space on the volume that the message names; replication goes on by itself.";
+    /// The host is out of memory.
+    HostMemory: "Free memory on the host; replication goes on by itself.";
+    /// The VM or one of its disks is in use by another operation.
+    HostBusy: "Wait until the operation that the message names has ended.";
+    /// The hypervisor did not answer in time.
+    HostTimeout: "If it persists, check the load of the host and its management service.";
+    /// The guest could not be quiesced for an application-consistent point.
+    GuestQuiesceFailed: "Check the integration services and the VSS writers in the guest; crash-consistent points go on.";
+    /// The hypervisor's management service does not answer.
+    HypervisorUnavailable: "Check that the Virtual Machine Management service runs on the host.";
+    /// A file of the host could not be read or written.
+    HostIo: "Check the host's storage and its event log.";
+    /// Change tracking was interrupted: a write may have been missed.
+    TrackingLost: "Nothing: the VM is resynchronized.";
+    /// A disk changed while nobody tracked it.
+    DiskChangedOffline: "Nothing: the VM is resynchronized.";
+    /// The disks of the VM are not those that were replicated.
+    DiskSetChanged: "Nothing: the changed disks are copied.";
+    /// The agent's own record of a VM cannot be read.
+    AgentStateDamaged: "Nothing: the agent goes on from storage; if it recurs, check the host's system volume.";
+
+    // --- the storage account
+    /// The storage endpoint cannot be reached.
+    StorageUnreachable: "Check name resolution, proxy and firewall from the object that the message names.";
+    /// The storage service asks to slow down.
+    StorageBusy: "Nothing: requests are paced; if it persists, spread the VMs over more storage accounts.";
+    /// The storage service failed.
+    StorageServerError: "If it persists, look at Azure's service health.";
+    /// A shared access signature was refused.
+    WaitingForCredentials: "Nothing while the controller runs: it renews signatures; else check clocks and the account's keys.";
+    /// The storage account refuses the controller's own credentials.
+    StorageUnauthorized: "Check the Secret or identity that the site names, and its role on the storage account.";
+    /// A container or blob is not there.
+    StorageNotFound: "Check that nobody deleted it; a deleted replica is copied anew after the object is re-created.";
+    /// A blob is not in the state that the operation needs.
+    StorageConflict: "If it persists, check for leases and for tools that change our containers.";
+    /// Somebody else changed a blob in between.
+    StorageChanged: "Nothing: the operation is tried again from what is stored now.";
+    /// Bytes arrived other than they were sent.
+    StorageIntegrity: "If it persists, check network equipment between the object that the message names and Azure.";
+    /// The service refuses a request as malformed.
+    StorageRefused: "Report it with the message: the request and the service do not understand each other.";
+    /// The storage account cannot hold replicas.
+    AccountUnsuitable: "Use a standard general-purpose v2 account without hierarchical namespace in the target's region.";
+
+    // --- what stands in the storage account
+    /// A seal or one of its logs is not what it should be.
+    SealInvalid: "Nothing: the VM is resynchronized; if it recurs, find out who writes to the inbox container.";
+    /// A seal is missing between the last one that was applied and those that follow.
+    SequenceGap: "Nothing: the VM is resynchronized.";
+    /// A blob of ours was written by a newer version.
+    FormatTooNew: "Upgrade this controller or agent to the version that wrote it.";
+    /// A blob of ours cannot be understood.
+    ReplicaDamaged: "Restore the blob that the message names from soft delete, or remove the replica to copy anew.";
+    /// Something that is not ours stands where our blob should be.
+    ForeignBlob: "Move the blob that the message names away, or use another container prefix.";
+    /// Another writer has taken over.
+    Fenced: "Nothing: whoever took over goes on.";
+    /// Another cluster acts for this site.
+    ManagedByAnotherCluster: "Stop the other controller, or take over by annotation as the message says.";
+
+    // --- controller and agent
+    /// The agent of a host has not been heard of.
+    AgentUnreachable: "Check the agent's service on the host and that it reaches the gateway.";
+    /// Agent and controller have no protocol version in common.
+    AgentIncompatible: "Upgrade the older side: versions must be equal or neighbours.";
+    /// A command came from an owner that has been replaced.
+    GenerationStale: "Nothing: the newer owner goes on.";
+    /// A message could not be understood.
+    InvalidRequest: "Report it with the message: both sides are ours.";
+    /// The agent does not replicate this VM.
+    NotReplicating: "Nothing: the controller sets it up again.";
+    /// A file of the configuration (certificate, Secret, …) is missing or wrong.
+    Configuration: "Correct what the message names.";
+    /// Something that cannot happen did.
+    Internal: "Report it with the log around it.";
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl Serialize for Code {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+impl<'de> Deserialize<'de> for Code {
+    /// A code of a newer peer reads as [`Code::Internal`]: its message still says what happened.
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Ok(Code::ALL
+            .iter()
+            .copied()
+            .find(|code| code.as_str() == text)
+            .unwrap_or(Code::Internal))
+    }
+}
+
+/// An error as it leaves a process: code and message; the remedy comes from the code.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fault {
+    pub code: Code,
+    /// What happened, to which object, with causes; one line.
+    pub message: String,
+}
+
+impl Fault {
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        Fault {
+            code,
+            message: message.into(),
+        }
+    }
+
+    /// The fault that says all of `error`: its own words and those of its causes.
+    pub fn of(code: Code, error: &dyn Error) -> Self {
+        Fault {
+            code,
+            message: chain(error),
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}: {} ({})",
+            self.code,
+            self.message,
+            self.code.remedy()
+        )
+    }
+}
+
+/// An error and its causes on one line. A cause that the line already ends with is not repeated.
+pub fn chain(error: &dyn Error) -> String {
+    let mut line = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let said = cause.to_string();
+        if !line.ends_with(&said) {
+            line.push_str(": ");
+            line.push_str(&said);
+        }
+        next = cause.source();
+    }
+    line.replace(['\n', '\r'], " ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chain_says_each_cause_once() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("cannot open a.vhdx")]
+        struct Outer(#[source] std::io::Error);
+        let error = Outer(std::io::Error::other("disk on fire"));
+        assert_eq!(chain(&error), "cannot open a.vhdx: disk on fire");
+    }
+
+    #[test]
+    fn an_unknown_code_of_a_newer_peer_still_deserializes() {
+        let fault: Fault =
+            serde_json::from_str(r#"{"code":"FromTheFuture","message":"m"}"#).unwrap();
+        assert_eq!(fault.code, Code::Internal);
+    }
+
+    #[test]
+    fn every_code_has_a_remedy_that_is_a_sentence() {
+        for code in Code::ALL {
+            assert!(code.remedy().ends_with('.'), "{code}");
+        }
+    }
+}

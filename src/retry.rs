@@ -1,0 +1,204 @@
+//! Whether waiting helps, and how long to wait.
+//!
+//! Three answers to an error, decided in one place ([`class`]): recoverable errors are retried on the [`Schedule`] of
+//! the seed, non-recoverable ones wait for a human, and some mean that the replica must be compared with its source.
+//! Below a minute there is one more loop, [`with`], for requests that a network or a busy service failed.
+
+use std::time::Duration;
+
+use backoff::backoff::Backoff;
+use tokio_util::sync::CancellationToken;
+
+use crate::report::Code;
+
+/// What to do about an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// It may pass by itself: try again on the schedule.
+    Recoverable,
+    /// It stays until a human acts: `Critical`, the step is not repeated.
+    NonRecoverable,
+    /// What the replica lacks is not known any more: compare and copy.
+    ResyncRequired,
+}
+
+/// The one place that decides.
+pub const fn class(code: Code) -> Class {
+    match code {
+        Code::HostDiskFull
+        | Code::HostMemory
+        | Code::HostBusy
+        | Code::HostTimeout
+        | Code::GuestQuiesceFailed
+        | Code::HypervisorUnavailable
+        | Code::HostIo
+        | Code::StorageUnreachable
+        | Code::StorageBusy
+        | Code::StorageServerError
+        | Code::WaitingForCredentials
+        | Code::StorageConflict
+        | Code::StorageChanged
+        | Code::StorageIntegrity
+        | Code::Fenced
+        | Code::AgentUnreachable
+        | Code::AgentStateDamaged
+        | Code::GenerationStale
+        | Code::NotReplicating => Class::Recoverable,
+        Code::VmNotFound
+        | Code::BrokenDiskChain
+        | Code::InvalidVmState
+        | Code::HostAuthorization
+        | Code::Unsupported
+        | Code::DiskFormat
+        | Code::StorageUnauthorized
+        | Code::StorageNotFound
+        | Code::StorageRefused
+        | Code::AccountUnsuitable
+        | Code::FormatTooNew
+        | Code::ReplicaDamaged
+        | Code::ForeignBlob
+        | Code::ManagedByAnotherCluster
+        | Code::AgentIncompatible
+        | Code::InvalidRequest
+        | Code::Configuration
+        | Code::Internal => Class::NonRecoverable,
+        Code::TrackingLost
+        | Code::DiskChangedOffline
+        | Code::DiskSetChanged
+        | Code::SealInvalid
+        | Code::SequenceGap => Class::ResyncRequired,
+    }
+}
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// The seed's back-off: 1, 2, 4, 8 and 10 minutes, then every 30, each counted from the start of the attempt before.
+#[derive(Clone, Debug, Default)]
+pub struct Schedule {
+    attempts: u32,
+}
+
+impl Schedule {
+    /// The schedule after `attempts` that failed.
+    pub const fn after(attempts: u32) -> Self {
+        Schedule { attempts }
+    }
+}
+
+impl Backoff for Schedule {
+    fn reset(&mut self) {
+        self.attempts = 0;
+    }
+
+    fn next_backoff(&mut self) -> Option<Duration> {
+        let minutes = match self.attempts {
+            0 => 1,
+            1 => 2,
+            2 => 4,
+            3 => 8,
+            4 => 10,
+            _ => 30,
+        };
+        self.attempts = self.attempts.saturating_add(1);
+        Some(MINUTE * minutes)
+    }
+}
+
+/// Whether a failed request is worth sending again at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Again {
+    /// After the usual back-off.
+    Soon,
+    /// Not before this has passed: the service said so.
+    After(Duration),
+    /// No: the answer would be the same.
+    Never,
+}
+
+/// Sends a request until it succeeds, its error says [`Again::Never`], `patience` is used up, or `stop` is cancelled.
+///
+/// This is the only loop of its kind: nothing below it retries, and nothing above it does within a minute.
+///
+/// # Errors
+/// The last error of `attempt`.
+pub async fn with<T, E, F>(
+    patience: Duration,
+    stop: &CancellationToken,
+    again: impl Fn(&E) -> Again,
+    mut attempt: F,
+) -> Result<T, E>
+where
+    F: AsyncFnMut() -> Result<T, E>,
+{
+    let mut pause = backoff::ExponentialBackoffBuilder::new()
+        .with_initial_interval(Duration::from_millis(200))
+        .with_max_interval(Duration::from_secs(15))
+        .with_max_elapsed_time(None)
+        .build();
+    let end = tokio::time::Instant::now() + patience;
+    loop {
+        let error = match attempt().await {
+            Ok(value) => return Ok(value),
+            Err(error) => error,
+        };
+        let wait = match (again(&error), pause.next_backoff()) {
+            (Again::Never, _) | (_, None) => return Err(error),
+            (Again::Soon, Some(wait)) => wait,
+            (Again::After(least), Some(wait)) => wait.max(least),
+        };
+        if tokio::time::Instant::now() + wait > end {
+            return Err(error);
+        }
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = stop.cancelled() => return Err(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_schedule_is_the_seeds() {
+        let mut schedule = Schedule::default();
+        let minutes: Vec<u64> = (0..8)
+            .map(|_| schedule.next_backoff().unwrap().as_secs() / 60)
+            .collect();
+        assert_eq!(minutes, [1, 2, 4, 8, 10, 30, 30, 30]);
+    }
+
+    #[test]
+    fn a_schedule_goes_on_where_a_restart_left_it() {
+        assert_eq!(Schedule::after(4).next_backoff().unwrap(), 10 * MINUTE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_cannot_succeed_is_sent_once() {
+        let mut sent = 0;
+        let result: Result<(), &str> = with(
+            MINUTE,
+            &CancellationToken::new(),
+            |_| Again::Never,
+            async || {
+                sent += 1;
+                Err("no")
+            },
+        )
+        .await;
+        assert_eq!((result, sent), (Err("no"), 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn patience_ends_a_request_that_keeps_failing() {
+        let result: Result<(), &str> = with(
+            MINUTE,
+            &CancellationToken::new(),
+            |_| Again::Soon,
+            async || Err("busy"),
+        )
+        .await;
+        assert_eq!(result, Err("busy"));
+    }
+}
