@@ -2,6 +2,7 @@
 
 pub mod durable;
 pub mod host;
+pub mod hrl;
 pub mod ids;
 pub mod report;
 pub mod retry;

@@ -103,6 +103,21 @@ impl ByteRange {
         }
     }
 
+    /// The first `len` bytes, or all if there are fewer, and the rest.
+    pub fn split_at(self, len: u64) -> (ByteRange, ByteRange) {
+        let middle = self.start.saturating_add(len).min(self.end);
+        (
+            ByteRange {
+                end: middle,
+                ..self
+            },
+            ByteRange {
+                start: middle,
+                ..self
+            },
+        )
+    }
+
     /// Cuts the range at every multiple of `unit`, in order.
     pub fn split_at_multiples(self, unit: u64) -> impl Iterator<Item = ByteRange> {
         let mut at = self.start;
