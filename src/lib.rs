@@ -4,6 +4,7 @@ pub mod durable;
 pub mod host;
 pub mod hrl;
 pub mod ids;
+pub mod replica;
 pub mod report;
 pub mod retry;
 pub mod secret;

@@ -1,0 +1,107 @@
+//! JSON documents with a format number: how they are read, and what makes one unreadable.
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::report::Code;
+
+/// The longest document that is read: a manifest with thousands of points stays far below.
+pub const LENGTH_MAX: usize = 8 << 20;
+
+/// A document that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("{what} has format {found}, this version knows up to {known}")]
+    TooNew {
+        what: &'static str,
+        found: u64,
+        known: u32,
+    },
+    #[error("{what} is not what it should be")]
+    Malformed {
+        what: &'static str,
+        source: serde_json::Error,
+    },
+    #[error("{what} is not what it should be: {why}")]
+    Inconsistent { what: &'static str, why: String },
+}
+
+impl Error {
+    pub const fn code(&self) -> Code {
+        match self {
+            Error::TooNew { .. } => Code::FormatTooNew,
+            Error::Malformed { .. } | Error::Inconsistent { .. } => Code::ReplicaDamaged,
+        }
+    }
+}
+
+/// A kind of document.
+pub trait Document: Serialize + DeserializeOwned {
+    /// Its name in messages, such as `replica.json`.
+    const WHAT: &'static str;
+    /// The format that this version writes, and the newest that it reads.
+    const FORMAT: u32;
+
+    /// What must hold beyond the shape of the JSON; `Err` says what does not.
+    ///
+    /// # Errors
+    /// The first rule that is broken.
+    fn check(&self) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+#[derive(Deserialize)]
+struct Format {
+    format: u64,
+}
+
+#[derive(Serialize)]
+struct Versioned<'a, T> {
+    format: u32,
+    #[serde(flatten)]
+    content: &'a T,
+}
+
+/// The bytes of a document; equal documents have equal bytes.
+///
+/// # Errors
+/// If a field cannot be said in JSON.
+pub fn encode<T: Document>(document: &T) -> Result<Vec<u8>, Error> {
+    let versioned = Versioned {
+        format: T::FORMAT,
+        content: document,
+    };
+    serde_json::to_vec_pretty(&versioned).map_err(|source| Error::Malformed {
+        what: T::WHAT,
+        source,
+    })
+}
+
+/// The document that these bytes are.
+///
+/// # Errors
+/// If they are too long, of a newer format, not JSON of this shape, or break a rule of the document.
+pub fn decode<T: Document>(bytes: &[u8]) -> Result<T, Error> {
+    let malformed = |source| Error::Malformed {
+        what: T::WHAT,
+        source,
+    };
+    let inconsistent = |why| Error::Inconsistent { what: T::WHAT, why };
+    if bytes.len() > LENGTH_MAX {
+        return Err(inconsistent(format!(
+            "it is longer than {LENGTH_MAX} bytes"
+        )));
+    }
+    let Format { format } = serde_json::from_slice(bytes).map_err(malformed)?;
+    if format > u64::from(T::FORMAT) {
+        return Err(Error::TooNew {
+            what: T::WHAT,
+            found: format,
+            known: T::FORMAT,
+        });
+    }
+    let document: T = serde_json::from_slice(bytes).map_err(malformed)?;
+    document.check().map_err(inconsistent)?;
+    Ok(document)
+}

@@ -1,0 +1,67 @@
+//! `fence.json`: who may command a VM, which side of it is active, and what the machine is.
+//!
+//! Written by the controller alone, by ETag. It holds all that a failover needs when the site is dead, and all that an
+//! agent needs which has lost its state.
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::document::Document;
+use crate::host::{BootGeneration, NetworkAdapter};
+use crate::ids::{DiskId, DiskSlot, RecoveryPointId, ReplicaId, VmId};
+use crate::units::Generation;
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Fence {
+    pub replica: ReplicaId,
+    /// Commands of a lower generation are refused.
+    pub generation: Generation,
+    /// Raised by every admitted run that is no test.
+    pub epoch: u64,
+    pub active_side: Side,
+    /// The run that holds the VM.
+    pub active_run: Option<String>,
+    /// Points that a run needs: pruning leaves them.
+    pub pinned: Vec<RecoveryPointId>,
+    pub machine: MachineDescription,
+}
+
+/// The side that was last commanded active.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Side {
+    OnPremises,
+    Azure,
+}
+
+/// The machine as it was when its description was last written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MachineDescription {
+    pub vm: VmId,
+    pub name: String,
+    pub boot: BootGeneration,
+    pub processors: u32,
+    pub memory_mib: u64,
+    pub secure_boot: bool,
+    pub guest_os: Option<String>,
+    pub network_adapters: Vec<NetworkAdapter>,
+    pub disks: Vec<DescribedDisk>,
+}
+
+/// A replicated disk: which of ours is which of the machine's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DescribedDisk {
+    pub id: DiskId,
+    pub slot: DiskSlot,
+    pub identifier: Option<Uuid>,
+    /// Bytes.
+    pub size: u64,
+    pub boot: bool,
+}
+
+impl Document for Fence {
+    const WHAT: &'static str = "fence.json";
+    const FORMAT: u32 = 1;
+}
