@@ -1,5 +1,6 @@
 //! Disaster recovery for Hyper-V virtual machines, as Kubernetes resources.
 
+pub mod api;
 pub mod durable;
 pub mod host;
 pub mod hrl;

@@ -1,0 +1,148 @@
+//! The replication policy: of a site, with defaults, and of a VM, where what is absent is the site's.
+
+#![expect(
+    unreachable_pub,
+    reason = "the derive of KubeSchema repeats each type inside of a function"
+)]
+
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::quantity::{DURATION_PATTERN, TIME_OF_DAY_PATTERN};
+
+/// How often changes are copied.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum CopyFrequency {
+    #[serde(rename = "30s")]
+    ThirtySeconds,
+    #[default]
+    #[serde(rename = "5m")]
+    FiveMinutes,
+    #[serde(rename = "15m")]
+    FifteenMinutes,
+}
+
+impl CopyFrequency {
+    pub const fn seconds(self) -> u32 {
+        match self {
+            CopyFrequency::ThirtySeconds => 30,
+            CopyFrequency::FiveMinutes => 300,
+            CopyFrequency::FifteenMinutes => 900,
+        }
+    }
+}
+
+/// How the VMs of a site are replicated.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ReplicationPolicy {
+    /// How often changes are copied to Azure: 30s, 5m or 15m.
+    #[serde(default)]
+    pub copy_frequency: CopyFrequency,
+    /// Which recovery points are kept.
+    #[serde(default)]
+    pub recovery_points: RecoveryPoints,
+    /// How often a recovery point is application-consistent: 1h to 12h, or 0h for never. The guest is quiesced for it.
+    #[serde(default = "never")]
+    #[schemars(regex(pattern = "^([0-9]|1[0-2])h$"))]
+    pub app_consistent_frequency: String,
+    /// The first copy.
+    #[serde(default)]
+    pub initial_replication: InitialReplication,
+}
+
+/// Which recovery points are kept: of each tier, one in every `every`, for as long as `for`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RecoveryPoints {
+    /// Tiers of retention. Default: hourly points of the last 24 hours. The newest point always stays.
+    #[serde(default = "hourly_for_a_day")]
+    #[schemars(length(min = 1, max = 8))]
+    pub keep: Vec<RetentionTier>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RetentionTier {
+    /// One point is kept in every interval of this length, such as 1h or 1d.
+    #[schemars(length(max = 8), regex(pattern = DURATION_PATTERN))]
+    pub every: String,
+    /// Points older than this go, such as 24h or 30d.
+    #[serde(rename = "for")]
+    #[schemars(length(max = 8), regex(pattern = DURATION_PATTERN))]
+    pub for_: String,
+}
+
+/// When and how many first copies run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct InitialReplication {
+    /// The time of day (UTC) at which first copies start, such as 22:00. Absent: at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = TIME_OF_DAY_PATTERN))]
+    pub start: Option<String>,
+    /// How many VMs of one host are copied at the same time; the others queue.
+    #[serde(default = "two")]
+    #[schemars(range(min = 1, max = 32))]
+    pub max_concurrent_per_host: i32,
+}
+
+/// What one VM does otherwise than its site. Absent fields are the site's.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PolicyOverride {
+    /// How often changes are copied to Azure: 30s, 5m or 15m.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copy_frequency: Option<CopyFrequency>,
+    /// Which recovery points are kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recovery_points: Option<RecoveryPoints>,
+    /// How often a recovery point is application-consistent: 1h to 12h, or 0h for never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = "^([0-9]|1[0-2])h$"))]
+    pub app_consistent_frequency: Option<String>,
+}
+
+impl Default for ReplicationPolicy {
+    fn default() -> Self {
+        ReplicationPolicy {
+            copy_frequency: CopyFrequency::default(),
+            recovery_points: RecoveryPoints::default(),
+            app_consistent_frequency: never(),
+            initial_replication: InitialReplication::default(),
+        }
+    }
+}
+
+impl Default for RecoveryPoints {
+    fn default() -> Self {
+        RecoveryPoints {
+            keep: hourly_for_a_day(),
+        }
+    }
+}
+
+impl Default for InitialReplication {
+    fn default() -> Self {
+        InitialReplication {
+            start: None,
+            max_concurrent_per_host: two(),
+        }
+    }
+}
+
+fn never() -> String {
+    "0h".to_owned()
+}
+
+fn hourly_for_a_day() -> Vec<RetentionTier> {
+    vec![RetentionTier {
+        every: "1h".to_owned(),
+        for_: "24h".to_owned(),
+    }]
+}
+
+fn two() -> i32 {
+    2
+}
