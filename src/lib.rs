@@ -11,3 +11,4 @@ pub mod retry;
 pub mod secret;
 pub mod shutdown;
 pub mod units;
+pub mod wire;
