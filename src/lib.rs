@@ -1,6 +1,7 @@
 //! Disaster recovery for Hyper-V virtual machines, as Kubernetes resources.
 
 pub mod api;
+pub mod datapath;
 pub mod durable;
 pub mod host;
 pub mod hrl;

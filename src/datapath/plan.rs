@@ -1,0 +1,124 @@
+//! What to apply next: the longest stretch of seals that one apply cycle may bring.
+//!
+//! A cycle ends with the first barrier, before it would write a range twice (under one sequence number a page has only
+//! one content), and before it grows past a bound. Parts of a delta wait for their barrier as long as the disk is
+//! consistent: there is no gain in leaving that state early.
+
+use crate::replica::Digest;
+use crate::replica::manifest::{Head, Manifest, Verdict};
+use crate::replica::seal::{Barrier, Kind, Seal};
+use crate::units::{ByteRange, MIB, Sequence};
+
+/// Bytes of logs that one cycle brings: enough to make its own requests small beside them, few enough to repeat.
+pub const CYCLE_MAX: u64 = 256 * MIB;
+
+/// The most seals that are looked at ahead. A delta with more parts is applied without waiting for its barrier.
+pub const AHEAD: usize = 256;
+
+/// A seal that was found in the inbox, and its id.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    pub seal: Seal,
+    pub id: Digest,
+}
+
+/// What one cycle brings: at least one seal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cycle {
+    pub seals: Vec<Found>,
+}
+
+impl Cycle {
+    /// The last seal.
+    pub fn target(&self) -> &Found {
+        self.seals.last().expect("a cycle has at least one seal")
+    }
+
+    /// The barrier that it ends with.
+    pub fn barrier(&self) -> Option<&Barrier> {
+        self.target().seal.barrier.as_ref()
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Plan {
+    /// Everything that can be applied is.
+    Nothing,
+    /// A delta whose barrier is not sealed yet.
+    Wait,
+    Apply(Cycle),
+    /// The chain is broken: the seal at this sequence does not follow what was applied.
+    Gap(Sequence),
+}
+
+/// Plans over `found`: the seals after what was applied, ascending, up to the first barrier, or to where there are no
+/// more, or [`AHEAD`] of them.
+pub fn plan(manifest: &Manifest, found: Vec<Found>) -> Plan {
+    let endless = found.len() >= AHEAD;
+    let mut chain: Vec<Found> = Vec::new();
+    for next in found {
+        let before = chain
+            .last()
+            .map_or(manifest.last_applied.seal, |found| Some(found.id));
+        match manifest.judge(&next.seal, before) {
+            Verdict::Garbage => {}
+            Verdict::Gap if chain.is_empty() => return Plan::Gap(next.seal.sequence),
+            Verdict::Gap => break,
+            Verdict::Next => chain.push(next),
+        }
+    }
+    let barrier = endless || chain.iter().any(|found| found.seal.barrier.is_some());
+    if chain.is_empty() {
+        Plan::Nothing
+    } else if !barrier
+        && chain
+            .iter()
+            .any(|found| leaves_consistency(manifest, &found.seal))
+    {
+        Plan::Wait
+    } else {
+        Plan::Apply(first_cycle(chain))
+    }
+}
+
+/// The longest prefix that is one cycle.
+fn first_cycle(chain: Vec<Found>) -> Cycle {
+    let mut seals: Vec<Found> = Vec::new();
+    let mut length = 0;
+    for next in chain {
+        let ended = seals.last().is_some_and(|last| last.seal.barrier.is_some());
+        let full = !seals.is_empty() && length + next.seal.length() > CYCLE_MAX;
+        if ended
+            || full
+            || seals
+                .iter()
+                .any(|earlier| overlap(&earlier.seal, &next.seal))
+        {
+            break;
+        }
+        length += next.seal.length();
+        seals.push(next);
+    }
+    Cycle { seals }
+}
+
+/// Whether a seal is a part of a delta to a disk that is consistent.
+fn leaves_consistency(manifest: &Manifest, seal: &Seal) -> bool {
+    seal.disks.iter().any(|disk| {
+        let head = manifest.disks.get(&disk.disk).map(|disk| &disk.head);
+        disk.kind == Kind::Delta && matches!(head, Some(Head::Consistent { .. }))
+    })
+}
+
+fn overlap(earlier: &Seal, later: &Seal) -> bool {
+    let meet = |a: ByteRange, b: ByteRange| a.start() < b.end() && b.start() < a.end();
+    later.disks.iter().any(|new| {
+        let same = earlier.disks.iter().filter(|old| old.disk == new.disk);
+        let logs = same.flat_map(|old| &old.logs);
+        logs.flat_map(|old| new.logs.iter().map(move |new| (old.range, new.range)))
+            .any(|(a, b)| meet(a, b))
+    })
+}
+
+#[cfg(test)]
+mod tests;
