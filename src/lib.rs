@@ -3,6 +3,7 @@
 pub mod api;
 pub mod datapath;
 pub mod durable;
+pub mod engine;
 pub mod host;
 pub mod hrl;
 pub mod ids;

@@ -11,7 +11,7 @@ use bytes::{Bytes, BytesMut};
 
 use crate::hrl::{Content, Error, LogReader};
 use crate::replica::table::{Run, States};
-use crate::units::{ByteRange, CHUNK, MIB, to_u64, to_usize};
+use crate::units::{ByteRange, CHUNK, MIB, is_zero, to_u64, to_usize};
 
 /// The most bytes that one Put Page takes.
 const WRITE_MAX: u64 = 4 * MIB;
@@ -303,14 +303,6 @@ impl OpenChunk {
             states,
         }
     }
-}
-
-/// Whether all bytes are zero; it stops early, and runs at memory speed.
-fn is_zero(bytes: &[u8]) -> bool {
-    const PIECE: usize = 256;
-    let mut pieces = bytes.chunks_exact(PIECE);
-    pieces.all(|piece| piece.iter().fold(0, |all, byte| all | byte) == 0)
-        && pieces.remainder().iter().all(|byte| *byte == 0)
 }
 
 /// Joins what several logs of one disk say of its chunks; a chunk that two of them write to is touched. The logs'
