@@ -121,14 +121,15 @@ pub enum Again {
 ///
 /// # Errors
 /// The last error of `attempt`.
-pub async fn with<T, E, F>(
+pub async fn with<T, E, Attempt>(
     patience: Duration,
     stop: &CancellationToken,
     again: impl Fn(&E) -> Again,
-    mut attempt: F,
+    // Not an `AsyncFnMut`: there is no way yet to say that its futures can move between threads.
+    mut attempt: impl FnMut() -> Attempt,
 ) -> Result<T, E>
 where
-    F: AsyncFnMut() -> Result<T, E>,
+    Attempt: Future<Output = Result<T, E>>,
 {
     let mut pause = backoff::ExponentialBackoffBuilder::new()
         .with_initial_interval(Duration::from_millis(200))

@@ -9,11 +9,12 @@
 //! before [`Parser::finish`] has found the hash right.
 
 use bytes::{Buf, Bytes, BytesMut};
+use futures::Stream;
 
 use super::{HASH, Run, States, chunks};
 use crate::replica::Digest;
 use crate::replica::manifest::TableRef;
-use crate::units::{CHUNK, to_u64, to_usize};
+use crate::units::{ByteRange, CHUNK, to_u64, to_usize};
 
 const MAGIC: &[u8; 8] = b"SRCHUNKS";
 const VERSION: u16 = 1;
@@ -340,4 +341,38 @@ impl Parser {
             what,
         }
     }
+}
+
+/// The runs of a part that `fetch` reads, `piece` bytes at a time. The last item is an error if the part's hash is
+/// wrong.
+pub fn runs<Fetch, Fetching, E>(
+    expected: TableRef,
+    disk_size: u64,
+    piece: u64,
+    fetch: Fetch,
+) -> impl Stream<Item = Result<Run, E>>
+where
+    Fetch: FnMut(ByteRange) -> Fetching,
+    Fetching: Future<Output = Result<Bytes, E>>,
+    E: From<Error>,
+{
+    let unread = ByteRange::to(expected.length);
+    let state = Some((Parser::new(expected, disk_size), unread, fetch));
+    futures::stream::try_unfold(state, move |state| async move {
+        let Some((mut parser, mut unread, mut fetch)) = state else {
+            return Ok(None);
+        };
+        loop {
+            if let Some(run) = parser.next_run()? {
+                return Ok(Some((run, Some((parser, unread, fetch)))));
+            }
+            if unread.is_empty() {
+                parser.finish()?;
+                return Ok(None);
+            }
+            let (next, rest) = unread.split_at(piece);
+            parser.feed(&fetch(next).await?)?;
+            unread = rest;
+        }
+    })
 }
