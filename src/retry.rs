@@ -7,9 +7,11 @@
 use std::time::Duration;
 
 use backoff::backoff::Backoff;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use crate::report::Code;
+use crate::report::{Code, Fault};
 
 /// What to do about an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,6 +106,54 @@ impl Backoff for Schedule {
     }
 }
 
+/// How often the cause of an error that waiting does not help is looked at again.
+pub const LOOK_AGAIN: Duration = Duration::from_secs(1800);
+
+/// A failure that is being tried again, or waits for somebody.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Trouble {
+    pub fault: Fault,
+    /// Attempts that failed in a row.
+    pub attempts: u32,
+    /// When the first of them began.
+    pub since: Timestamp,
+    /// Absent where waiting does not help.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_attempt: Option<Timestamp>,
+}
+
+/// Attempts at one thing, and how they went.
+#[derive(Clone, Debug, Default)]
+pub struct Attempts {
+    schedule: Schedule,
+    failed: u32,
+    since: Option<Timestamp>,
+}
+
+impl Attempts {
+    /// An attempt that began at `started` has failed: the trouble to report, and how long after `started` to wait.
+    pub fn failed(&mut self, fault: Fault, started: Timestamp) -> (Trouble, Duration) {
+        self.failed = self.failed.saturating_add(1);
+        let wait = match class(fault.code) {
+            Class::Recoverable => self.schedule.next_backoff(),
+            Class::NonRecoverable | Class::ResyncRequired => None,
+        };
+        let trouble = Trouble {
+            fault,
+            attempts: self.failed,
+            since: *self.since.get_or_insert(started),
+            next_attempt: wait.and_then(|wait| started.checked_add(wait).ok()),
+        };
+        (trouble, wait.unwrap_or(LOOK_AGAIN))
+    }
+
+    /// Something went well, or somebody asked to begin anew.
+    pub fn reset(&mut self) {
+        *self = Attempts::default();
+    }
+}
+
 /// Whether a failed request is worth sending again at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Again {
@@ -175,6 +225,22 @@ mod tests {
         assert_eq!(Schedule::after(4).next_backoff().unwrap(), 10 * MINUTE);
     }
 
+    #[test]
+    fn trouble_counts_its_attempts_from_the_first_and_says_when_the_next_is() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let mut attempts = Attempts::default();
+        let busy = || Fault::new(Code::StorageBusy, "503");
+        attempts.failed(busy(), at(0));
+        let (trouble, wait) = attempts.failed(busy(), at(60));
+        assert_eq!(
+            (trouble.attempts, trouble.since, wait),
+            (2, at(0), 2 * MINUTE)
+        );
+        assert_eq!(trouble.next_attempt, Some(at(180)));
+        let (trouble, wait) = attempts.failed(Fault::new(Code::BrokenDiskChain, "x"), at(180));
+        assert_eq!((trouble.next_attempt, wait), (None, LOOK_AGAIN));
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_request_that_cannot_succeed_is_sent_once() {
         let mut sent = 0;
@@ -182,9 +248,9 @@ mod tests {
             MINUTE,
             &CancellationToken::new(),
             |_| Again::Never,
-            async || {
+            || {
                 sent += 1;
-                Err("no")
+                async { Err("no") }
             },
         )
         .await;
