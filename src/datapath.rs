@@ -1,4 +1,30 @@
-//! The cloud side of replication: turns sealed logs into page blobs and recovery points.
+//! The cloud side of replication: turns the sealed logs of one VM into page blobs and recovery points.
+//!
+//! ```text
+//!            ┌── one apply cycle ───────────────────────────────────────────────────────────────────┐
+//! inbox ───► │ plan ► mark (replica.json) ► fence blobs ► per seal: verify all, then write pages    │
+//!            │      ► chunk tables ► at a barrier: snapshot every disk ► publish (replica.json)     │
+//!            └──────────────────────────────────────────────► drop what was applied ► fold tables ──┘
+//! ```
+//! What must hold whenever it dies: a point that is published is whole; what a seal brought is in the inbox until the
+//! manifest says that it is in the disks; only the newest owner of a replica changes a page. Every step can be done
+//! again by the same owner or the next.
+//!
+//! [`store`] is where one replica stands, [`worker`] works on one, [`runner`] on many; what a cycle brings and does is
+//! decided in [`plan`], [`digest`], [`advance`] and [`fold`], which do no I/O.
+
+pub mod advance;
+pub mod collect;
+pub mod cycle;
 pub mod digest;
+pub mod error;
 pub mod fold;
+pub mod inbox;
+pub mod logs;
 pub mod plan;
+pub mod runner;
+pub mod store;
+pub mod tables;
+pub mod worker;
+
+pub use error::Error;

@@ -1,9 +1,11 @@
 //! Disaster recovery for Hyper-V virtual machines, as Kubernetes resources.
 
 pub mod api;
+pub mod blob;
 pub mod datapath;
 pub mod durable;
 pub mod engine;
+pub mod formats;
 pub mod host;
 pub mod hrl;
 pub mod ids;

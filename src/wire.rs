@@ -157,6 +157,10 @@ pub struct Policy {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct StorageAccess {
+    /// The account's name.
+    pub account: String,
+    /// The blob endpoint, such as `https://account.blob.core.windows.net`.
+    pub endpoint: String,
     /// Create, read, list; never overwrite.
     pub inbox: ContainerAccess,
     /// Read, list.
@@ -167,8 +171,7 @@ pub struct StorageAccess {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ContainerAccess {
-    /// Without a query.
-    pub url: String,
+    pub container: String,
     pub sas: SasToken,
 }
 

@@ -10,6 +10,7 @@ use uuid::Uuid;
 use crate::host::Machine;
 use crate::ids::{DiskId, ReplicaId, VmId};
 use crate::report::Fault;
+use crate::retry::Trouble;
 use crate::units::{Generation, Sequence};
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -114,17 +115,4 @@ pub enum Limit {
     Merge,
     #[serde(other)]
     Unknown,
-}
-
-/// A failure that is being tried again, or waits for somebody.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Trouble {
-    pub fault: Fault,
-    /// Attempts that failed in a row.
-    pub attempts: u32,
-    pub since: Timestamp,
-    /// Absent where waiting does not help.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub next_attempt: Option<Timestamp>,
 }

@@ -3,6 +3,7 @@
 use super::observation::*;
 use super::*;
 use crate::ids::DiskSlot;
+use crate::retry::Trouble;
 use crate::units::Sequence;
 
 fn time() -> Timestamp {
@@ -11,7 +12,7 @@ fn time() -> Timestamp {
 
 fn relationship() -> Command<Relationship> {
     let access = |name: &str| ContainerAccess {
-        url: format!("https://account.blob.core.windows.net/{name}"),
+        container: name.to_owned(),
         sas: SasToken::new("sv=2023-11-03&sig=x"),
     };
     let replica = ReplicaId::from_random(1);
@@ -33,6 +34,8 @@ fn relationship() -> Command<Relationship> {
                 compress: true,
             },
             storage: StorageAccess {
+                account: "account".into(),
+                endpoint: "https://account.blob.core.windows.net".into(),
                 inbox: access("i"),
                 replica: access("r"),
                 expires: time(),

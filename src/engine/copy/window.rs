@@ -12,9 +12,9 @@
 use crate::replica::table::{Chunk, Run};
 use crate::units::{ByteRange, CHUNK, is_zero, to_usize};
 
-/// What is to be sent of a window, ascending.
+/// What differs in a window and is to be sent; ascending.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Send {
+pub enum Difference {
     /// These bytes of the window's buffer, which lie at `range` of the disk.
     Data(ByteRange),
     Zero(ByteRange),
@@ -32,8 +32,8 @@ pub struct Window<'a> {
 }
 
 /// Compares a window chunk by chunk; neighbours of one kind are joined.
-pub fn compare(window: &Window<'_>) -> Vec<Send> {
-    let mut sends: Vec<Send> = Vec::new();
+pub fn compare(window: &Window<'_>) -> Vec<Difference> {
+    let mut differences: Vec<Difference> = Vec::new();
     let mut allocated = window.allocated.iter().peekable();
     let mut table = window.table.iter().peekable();
     for chunk in window.range.split_at_multiples(CHUNK) {
@@ -52,30 +52,30 @@ pub fn compare(window: &Window<'_>) -> Vec<Send> {
             .unwrap_or(Chunk::Zero);
         let bytes = bytes_of(window, chunk);
         let zero = !has_data || is_zero(bytes);
-        let send = match (zero, known) {
+        let difference = match (zero, known) {
             (true, Chunk::Zero) => continue,
-            (true, Chunk::Touched | Chunk::Hash(_)) => Send::Zero(chunk),
+            (true, Chunk::Touched | Chunk::Hash(_)) => Difference::Zero(chunk),
             (false, Chunk::Hash(hash)) if *blake3::hash(bytes).as_bytes() == hash => continue,
-            (false, Chunk::Zero | Chunk::Touched | Chunk::Hash(_)) => Send::Data(chunk),
+            (false, Chunk::Zero | Chunk::Touched | Chunk::Hash(_)) => Difference::Data(chunk),
         };
-        push(&mut sends, send);
+        push(&mut differences, difference);
     }
-    sends
+    differences
 }
 
-fn push(sends: &mut Vec<Send>, next: Send) {
-    let joined = match (sends.last(), &next) {
-        (Some(Send::Data(a)), Send::Data(b)) if a.end() == b.start() => {
-            ByteRange::new(a.start(), b.end()).map(Send::Data)
+fn push(differences: &mut Vec<Difference>, next: Difference) {
+    let joined = match (differences.last(), &next) {
+        (Some(Difference::Data(a)), Difference::Data(b)) if a.end() == b.start() => {
+            ByteRange::new(a.start(), b.end()).map(Difference::Data)
         }
-        (Some(Send::Zero(a)), Send::Zero(b)) if a.end() == b.start() => {
-            ByteRange::new(a.start(), b.end()).map(Send::Zero)
+        (Some(Difference::Zero(a)), Difference::Zero(b)) if a.end() == b.start() => {
+            ByteRange::new(a.start(), b.end()).map(Difference::Zero)
         }
         (Some(_) | None, _) => None,
     };
-    match (joined, sends.last_mut()) {
+    match (joined, differences.last_mut()) {
         (Some(joined), Some(last)) => *last = joined,
-        (Some(_) | None, _) => sends.push(next),
+        (Some(_) | None, _) => differences.push(next),
     }
 }
 
@@ -162,18 +162,18 @@ mod tests {
             }
             let range = ByteRange::to(END);
             // When the window is compared and what comes out is sent
-            let sends = compare(&Window { range, buffer: &source, allocated: &allocated, table: &table });
-            for send in &sends {
-                let (Send::Data(range) | Send::Zero(range)) = send;
+            let differences = compare(&Window { range, buffer: &source, allocated: &allocated, table: &table });
+            for difference in &differences {
+                let (Difference::Data(range) | Difference::Zero(range)) = difference;
                 let bytes = to_usize(range.start())..to_usize(range.end());
-                match send {
-                    Send::Data(_) => replica[bytes.clone()].copy_from_slice(&source[bytes]),
-                    Send::Zero(_) => replica[bytes].fill(0),
+                match difference {
+                    Difference::Data(_) => replica[bytes.clone()].copy_from_slice(&source[bytes]),
+                    Difference::Zero(_) => replica[bytes].fill(0),
                 }
             }
             // Then the replica is the frozen point, and nothing was sent that was there.
             prop_assert!(replica == source);
-            let sent: u64 = sends.iter().map(|(Send::Data(range) | Send::Zero(range))| range.len()).sum();
+            let sent: u64 = differences.iter().map(|(Difference::Data(range) | Difference::Zero(range))| range.len()).sum();
             let needed: u64 = (0..).zip(&cases).filter(|(_, case)| {
                 let fill = if case.allocated { case.fill } else { 0 };
                 match case.table {

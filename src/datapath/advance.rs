@@ -1,0 +1,122 @@
+//! What a cycle makes of the manifest: before its first page, and after its last. No I/O.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+
+use crate::datapath::Error;
+use crate::datapath::plan::Cycle;
+use crate::ids::{DiskId, RecoveryPointId, ReplicaId};
+use crate::replica::manifest::{Head, Manifest, Point, PointDisk, ReplicaDisk, TableRef};
+use crate::replica::seal::Kind;
+use crate::units::Sequence;
+
+/// The manifest that says: pages up to the cycle's target may have been written, under a new fence.
+///
+/// # Errors
+/// [`Error::Resized`] if a disk changed its size; [`Error::Fenced`] if a head was sealed by a planned failover.
+pub fn marked(manifest: &Manifest, cycle: &Cycle) -> Result<Manifest, Error> {
+    let mut next = manifest.clone();
+    next.writer = next.writer.next_cycle();
+    let target = cycle.target().seal.sequence;
+    for sealed in cycle.seals.iter().flat_map(|found| &found.seal.disks) {
+        let fresh = || ReplicaDisk {
+            size: sealed.size,
+            head: Head::Copying { target: None },
+            tables: Vec::new(),
+        };
+        let disk = next.disks.entry(sealed.disk.clone()).or_insert_with(fresh);
+        if disk.size != sealed.size {
+            let (replica, from, to) = (manifest.replica.clone(), disk.size, sealed.size);
+            return Err(Error::Resized {
+                replica,
+                disk: sealed.disk.clone(),
+                from,
+                to,
+            });
+        }
+        disk.head = match (&disk.head, sealed.kind) {
+            (Head::Sealed { .. }, _) => {
+                return Err(Error::Fenced {
+                    replica: manifest.replica.clone(),
+                });
+            }
+            (Head::Copying { .. }, _) | (_, Kind::Copy) => Head::Copying {
+                target: Some(target),
+            },
+            (Head::Applying { .. } | Head::Consistent { .. }, Kind::Delta) => {
+                Head::Applying { target }
+            }
+        };
+    }
+    Ok(next)
+}
+
+/// What a cycle has brought about.
+#[derive(Debug, Default)]
+pub struct Brought {
+    /// The new part of each disk's chunk table.
+    pub tables: BTreeMap<DiskId, TableRef>,
+    /// At a barrier: the snapshots of all disks that the point has, and storage's time.
+    pub cut: Option<Cut>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Cut {
+    pub disks: BTreeMap<DiskId, PointDisk>,
+    pub at: Timestamp,
+}
+
+/// The manifest that says: the cycle is in the disks, and its point, if it has one, is published.
+pub fn finished(manifest: &Manifest, cycle: &Cycle, brought: Brought) -> Manifest {
+    let mut next = manifest.clone();
+    let target = cycle.target();
+    next.last_applied.sequence = target.seal.sequence;
+    next.last_applied.seal = Some(target.id);
+    for sealed in cycle.seals.iter().flat_map(|found| &found.seal.disks) {
+        next.last_applied
+            .cursors
+            .insert(sealed.disk.clone(), sealed.cursor.clone());
+    }
+    for (id, table) in brought.tables {
+        if let Some(disk) = next.disks.get_mut(&id) {
+            disk.tables.push(table);
+        }
+    }
+    if let (Some(barrier), Some(cut)) = (cycle.barrier(), brought.cut) {
+        for id in cut.disks.keys() {
+            if let Some(disk) = next.disks.get_mut(id) {
+                disk.head = Head::Consistent {
+                    sequence: target.seal.sequence,
+                };
+            }
+        }
+        next.points.push(Point {
+            id: point_id(&manifest.replica, target.seal.sequence),
+            sequence: target.seal.sequence,
+            barrier: barrier.clone(),
+            published: cut.at,
+            disks: cut.disks,
+        });
+    }
+    next
+}
+
+/// The disks that a point at this cycle's barrier has: those that its seals bring to it. Disks that are being copied
+/// beside are absent until their own first barrier.
+pub fn disks_at_barrier(cycle: &Cycle) -> Vec<DiskId> {
+    let target = &cycle.target().seal;
+    if target.barrier.is_none() {
+        return Vec::new();
+    }
+    let delta = target.disks.iter().filter(|disk| disk.kind == Kind::Delta);
+    delta.map(|disk| disk.disk.clone()).collect()
+}
+
+/// The id of the point at a sequence: always the same, so that publishing twice is publishing once.
+pub fn point_id(replica: &ReplicaId, sequence: Sequence) -> RecoveryPointId {
+    let hash = blake3::hash(format!("point {replica} {sequence}").as_bytes());
+    let mut bits = [0; 16];
+    bits.copy_from_slice(&hash.as_bytes()[..16]);
+    RecoveryPointId::from_random(u128::from_be_bytes(bits))
+}

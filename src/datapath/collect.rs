@@ -1,0 +1,102 @@
+//! Removes what a cycle that did not finish left behind: snapshots and chunk tables that no manifest names.
+//!
+//! It lists first and reads the manifest afterwards, so that what is published meanwhile is seen as named. Only what is
+//! of this owner or an earlier one, and not newer than what was applied, goes.
+
+use std::collections::BTreeSet;
+
+use crate::blob::answer::Listed;
+use crate::blob::names::BlobRef;
+use crate::blob::parameters::{Condition, DeleteSnapshots, Include};
+use crate::blob::walk;
+use crate::datapath::Error;
+use crate::datapath::cycle::{META_GENERATION, META_REPLICA, META_SEQUENCE};
+use crate::datapath::store::Store;
+use crate::replica::manifest::Manifest;
+use crate::replica::names;
+use crate::units::Sequence;
+
+/// The most blobs and snapshots that are listed: 260 disks with all points, and the tables.
+const LISTED_MAX: u64 = 10_000_000;
+
+/// Removes what nobody names: how many blobs and snapshots that were.
+///
+/// # Errors
+/// If storage cannot be listed, the manifest not be read, or something not be deleted.
+pub async fn collect(store: &Store) -> Result<usize, Error> {
+    let include = Include {
+        snapshots: true,
+        metadata: true,
+    };
+    let disks = list(store, "disks/", include).await?;
+    let tables = list(store, "tables/", Include::default()).await?;
+    let Some(held) = store.load().await? else {
+        return Ok(0);
+    };
+    let snapshots = unnamed_snapshots(&held.manifest, &disks);
+    let garbage: Vec<BlobRef> = snapshots
+        .into_iter()
+        .chain(unnamed_tables(&held.manifest, &tables))
+        .collect();
+    for blob in &garbage {
+        let deleted = store
+            .replica
+            .delete(blob, &Condition::Always, DeleteSnapshots::None)
+            .await;
+        deleted.map_err(store.storage("delete what no manifest names"))?;
+    }
+    Ok(garbage.len())
+}
+
+async fn list(store: &Store, prefix: &str, include: Include) -> Result<Vec<Listed>, Error> {
+    let listed = walk::blobs(store.replica.as_ref(), prefix, include, LISTED_MAX).await;
+    Ok(listed.map_err(store.storage("list the replica"))?.items)
+}
+
+/// Snapshots of ours that no point has.
+fn unnamed_snapshots(manifest: &Manifest, listed: &[Listed]) -> Vec<BlobRef> {
+    let named: BTreeSet<(String, &str)> = manifest
+        .points
+        .iter()
+        .flat_map(|point| &point.disks)
+        .map(|(id, disk)| (names::disk(id), disk.snapshot.as_str()))
+        .collect();
+    let ours = |blob: &&Listed| {
+        let said = |name: &str| blob.metadata.get(name).map(String::as_str);
+        let sequence: Option<Sequence> = said(META_SEQUENCE).and_then(|text| text.parse().ok());
+        let generation: Option<u64> = said(META_GENERATION).and_then(|text| text.parse().ok());
+        said(META_REPLICA) == Some(manifest.replica.as_str())
+            && sequence.is_some_and(|sequence| sequence <= manifest.last_applied.sequence)
+            && generation.is_some_and(|generation| generation <= manifest.writer.generation.value())
+    };
+    let snapshots = listed
+        .iter()
+        .filter(ours)
+        .filter_map(|blob| Some((blob, blob.snapshot.clone()?)));
+    snapshots
+        .filter(|(blob, snapshot)| !named.contains(&(blob.name.clone(), snapshot.as_str())))
+        .map(|(blob, snapshot)| BlobRef::at(&blob.name, snapshot))
+        .collect()
+}
+
+/// Chunk tables of sequences that were applied, which no disk has.
+fn unnamed_tables(manifest: &Manifest, listed: &[Listed]) -> Vec<BlobRef> {
+    let named: BTreeSet<&str> = manifest
+        .disks
+        .values()
+        .flat_map(|disk| &disk.tables)
+        .map(|table| table.blob.as_str())
+        .collect();
+    let applied = |name: &str| {
+        let file = name.rsplit('/').next()?;
+        let to: Sequence = file.split('-').nth(1)?.parse().ok()?;
+        Some(to <= manifest.last_applied.sequence)
+    };
+    let unnamed = listed
+        .iter()
+        .filter(|blob| !named.contains(blob.name.as_str()));
+    unnamed
+        .filter(|blob| applied(&blob.name) == Some(true))
+        .map(|blob| BlobRef::head(&blob.name))
+        .collect()
+}

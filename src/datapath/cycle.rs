@@ -1,0 +1,331 @@
+//! One apply cycle, from the first page to the publication.
+//!
+//! ```text
+//! mark      replica.json: heads get their target, the fence is new     ── from here a crash leaves heads inconsistent
+//! fence     each blob's sequence number becomes the fence              ── later requests of earlier cycles fail
+//! write     per seal: all its logs verified, then all its pages        ── done again from the start after a crash
+//! tables    one new part per disk                                      ── unnamed until published
+//! cut       at a barrier: a snapshot of every disk                     ── unnamed until published
+//! publish   replica.json: applied, heads, tables, point                ── from here the inbox may lose the logs
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use futures::{StreamExt, TryStreamExt};
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::blob::names::{BlobRef, SequenceNumber};
+use crate::blob::parameters::{Condition, Metadata};
+use crate::datapath::Error;
+use crate::datapath::advance::{self, Brought, Cut};
+use crate::datapath::digest::{self, Digested};
+use crate::datapath::logs::{self, Logs, Verified};
+use crate::datapath::plan::{Cycle, Found};
+use crate::datapath::store::{Held, Store};
+use crate::datapath::tables::NewPart;
+use crate::formats::vhd;
+use crate::ids::DiskId;
+use crate::replica::manifest::{Manifest, PointDisk, ReplicaDisk, TableRef};
+use crate::replica::names;
+use crate::replica::table::Run;
+use crate::units::{MIB, SECTOR, Sequence};
+
+/// Page writes of one replica at the same time.
+const WRITES: usize = 8;
+/// Blob metadata that says whose a page blob or a snapshot is.
+pub const META_REPLICA: &str = "replica";
+pub const META_DISK: &str = "disk";
+pub const META_SEQUENCE: &str = "sequence";
+pub const META_GENERATION: &str = "generation";
+
+/// Runs `cycle` on the replica that `held` is the manifest of: the manifest after it.
+///
+/// # Errors
+/// The first thing that failed. The cycle can be run again, by this owner or another.
+pub async fn run(store: &Store, held: &Held, cycle: Cycle) -> Result<Held, Error> {
+    let marked = advance::marked(&held.manifest, &cycle)?;
+    let held = store.save(held, marked).await?;
+    let manifest = &held.manifest;
+    let fence = SequenceNumber::new(manifest.writer.fence()).expect("a fence has at most 63 bits");
+    for disk in disks_of(&cycle) {
+        prepare(store, &disk, &manifest.disks[&disk], fence).await?;
+    }
+    let cycle = Arc::new(cycle);
+    let chunks = write_all(store, &cycle, fence).await?;
+    let tables = write_tables(store, manifest, &cycle, chunks).await?;
+    let cut = match advance::disks_at_barrier(&cycle) {
+        disks if disks.is_empty() => None,
+        disks => Some(cut(store, manifest, &cycle, &disks).await?),
+    };
+    let finished = advance::finished(manifest, &cycle, Brought { tables, cut });
+    store.save(&held, finished).await
+}
+
+fn disks_of(cycle: &Cycle) -> BTreeSet<DiskId> {
+    let disks = cycle.seals.iter().flat_map(|found| &found.seal.disks);
+    disks.map(|disk| disk.disk.clone()).collect()
+}
+
+/// Makes sure that the disk's page blob is there, is ours, and takes no writes but this cycle's.
+async fn prepare(
+    store: &Store,
+    id: &DiskId,
+    disk: &ReplicaDisk,
+    fence: SequenceNumber,
+) -> Result<(), Error> {
+    let blob = names::disk(id);
+    let length = padded(disk.size) + SECTOR;
+    match store.replica.properties(&BlobRef::head(&blob)).await {
+        Ok(found) if is_ours(&found.metadata, store, id) && found.length == length => {}
+        Ok(found) => {
+            let why = format!(
+                "it has {} bytes and does not say that it is this disk of {length} bytes",
+                found.length
+            );
+            return Err(Error::Foreign {
+                replica: store.id.clone(),
+                blob,
+                why,
+            });
+        }
+        Err(error) if error.is_not_found() => {
+            let metadata = metadata_of(store, id);
+            let created = store
+                .replica
+                .create_page_blob(&blob, length, SequenceNumber::ZERO, &metadata, None)
+                .await;
+            match created {
+                Ok(_) => {}
+                // A lost reply of an earlier attempt; what stands there is looked at the next time.
+                Err(error) if error.is_already_exists() && error.repeated => {}
+                Err(error) => return Err(store.storage("create a disk")(error)),
+            }
+        }
+        Err(error) => return Err(store.storage("look at a disk")(error)),
+    }
+    let now = store.replica.set_sequence_number(&blob, fence).await;
+    if now.map_err(store.storage("fence a disk"))? != fence {
+        return Err(store.fenced());
+    }
+    if disk.tables.is_empty() {
+        let footer = vhd::fixed_footer(
+            padded(disk.size),
+            identity_of(id),
+            jiff::Timestamp::UNIX_EPOCH,
+        );
+        let body = bytes::Bytes::copy_from_slice(&footer);
+        let written = store
+            .replica
+            .put_pages(&blob, padded(disk.size), body, fence)
+            .await;
+        written.map_err(store.storage("write the footer of a disk"))?;
+    }
+    Ok(())
+}
+
+/// Azure takes disks of whole mebibytes.
+pub const fn padded(size: u64) -> u64 {
+    size.next_multiple_of(MIB)
+}
+
+/// The UUID that stands in a disk's footer: the first bits of its id.
+fn identity_of(id: &DiskId) -> uuid::Uuid {
+    let mut bits = [0; 16];
+    bits.copy_from_slice(&blake3::hash(id.as_str().as_bytes()).as_bytes()[..16]);
+    uuid::Builder::from_random_bytes(bits).into_uuid()
+}
+
+fn metadata_of(store: &Store, id: &DiskId) -> Metadata {
+    [(META_REPLICA, store.id.as_str()), (META_DISK, id.as_str())]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .into()
+}
+
+fn is_ours(metadata: &Metadata, store: &Store, id: &DiskId) -> bool {
+    metadata
+        .get(META_REPLICA)
+        .is_some_and(|found| found == store.id.as_str())
+        && metadata
+            .get(META_DISK)
+            .is_some_and(|found| found == id.as_str())
+}
+
+/// Writes all seals, in order: what is known of the chunks of each disk then. While one seal is written, the next is
+/// fetched and verified.
+async fn write_all(
+    store: &Store,
+    cycle: &Arc<Cycle>,
+    fence: SequenceNumber,
+) -> Result<BTreeMap<DiskId, Vec<Vec<Run>>>, Error> {
+    let mut chunks: BTreeMap<DiskId, Vec<Vec<Run>>> = BTreeMap::new();
+    let mut next = Some(verification(store, cycle, 0));
+    for (index, found) in cycle.seals.iter().enumerate() {
+        let verified = next.take().expect("one is always under way");
+        let aborted = |_| Error::Aborted {
+            what: "the verification",
+            replica: store.id.clone(),
+        };
+        let verified = verified.await.map_err(aborted)??;
+        next = (index + 1 < cycle.seals.len()).then(|| verification(store, cycle, index + 1));
+        for (disk, runs) in write_seal(store, found, verified, fence).await? {
+            chunks.entry(disk).or_default().push(runs);
+        }
+    }
+    Ok(chunks)
+}
+
+fn verification(
+    store: &Store,
+    cycle: &Arc<Cycle>,
+    index: usize,
+) -> AbortOnDropHandle<Result<Logs, Error>> {
+    let (store, cycle) = (store.clone(), cycle.clone());
+    AbortOnDropHandle::new(tokio::spawn(async move {
+        logs::verify(&store, &cycle.seals[index].seal).await
+    }))
+}
+
+async fn write_seal(
+    store: &Store,
+    found: &Found,
+    logs: Logs,
+    fence: SequenceNumber,
+) -> Result<Vec<(DiskId, Vec<Run>)>, Error> {
+    let mut chunks = Vec::new();
+    match logs {
+        Logs::Kept(logs) => {
+            for log in logs {
+                chunks.push(write_log(store, log, fence).await?);
+            }
+        }
+        Logs::Known(logs) => {
+            let mut logs = std::pin::pin!(logs::fetch(store, found.seal.sequence, logs));
+            while let Some(log) = logs.next().await {
+                chunks.push(write_log(store, log?, fence).await?);
+            }
+        }
+    }
+    Ok(chunks)
+}
+
+async fn write_log(
+    store: &Store,
+    log: Verified,
+    fence: SequenceNumber,
+) -> Result<(DiskId, Vec<Run>), Error> {
+    let Verified { disk, bytes } = log;
+    let digested = tokio::task::spawn_blocking(move || digest::digest(&bytes)).await;
+    let digested = digested.map_err(|_| Error::Aborted {
+        what: "the application",
+        replica: store.id.clone(),
+    })?;
+    let Digested {
+        writes,
+        clears,
+        chunks,
+    } = digested.map_err(|source| Error::LogFormat {
+        replica: store.id.clone(),
+        log: format!("of disk {disk}"),
+        source,
+    })?;
+    let blob = names::disk(&disk);
+    let writes = futures::stream::iter(writes).map(|write| {
+        store
+            .replica
+            .put_pages(&blob, write.offset, write.data, fence)
+    });
+    let writes: Result<(), _> = writes.buffer_unordered(WRITES).try_collect().await;
+    writes.map_err(store.storage("write pages"))?;
+    let clears =
+        futures::stream::iter(clears).map(|range| store.replica.clear_pages(&blob, range, fence));
+    let clears: Result<(), _> = clears.buffer_unordered(WRITES).try_collect().await;
+    clears.map_err(store.storage("clear pages"))?;
+    Ok((disk, chunks))
+}
+
+/// One new part for each disk whose chunks changed.
+async fn write_tables(
+    store: &Store,
+    manifest: &Manifest,
+    cycle: &Cycle,
+    chunks: BTreeMap<DiskId, Vec<Vec<Run>>>,
+) -> Result<BTreeMap<DiskId, TableRef>, Error> {
+    let span = (
+        manifest.last_applied.sequence.next(),
+        cycle.target().seal.sequence,
+    );
+    let mut tables = BTreeMap::new();
+    for (id, mut parts) in chunks {
+        parts.retain(|runs| !runs.is_empty());
+        parts.sort_by_key(|runs| runs[0].first);
+        if parts.is_empty() {
+            continue;
+        }
+        let size = manifest.disks[&id].size;
+        let mut part = NewPart::new(store, &id, size, span, salt(manifest));
+        for run in digest::join_chunks(parts) {
+            part.push(&run).await?;
+        }
+        tables.insert(id, part.finish().await?);
+    }
+    Ok(tables)
+}
+
+/// Tells the tables of one attempt from those of another: the fence is never used twice.
+pub fn salt(manifest: &Manifest) -> u32 {
+    let hash = blake3::hash(&manifest.writer.fence().to_le_bytes());
+    let mut bits = [0; 4];
+    bits.copy_from_slice(&hash.as_bytes()[..4]);
+    u32::from_le_bytes(bits)
+}
+
+/// Takes a snapshot of every disk of the point.
+async fn cut(
+    store: &Store,
+    manifest: &Manifest,
+    cycle: &Cycle,
+    disks: &[DiskId],
+) -> Result<Cut, Error> {
+    let sequence = cycle.target().seal.sequence;
+    let mut cut = BTreeMap::new();
+    for id in disks {
+        let metadata = snapshot_metadata(store, manifest, id, sequence);
+        let taken = store
+            .replica
+            .snapshot(&names::disk(id), &metadata, &Condition::Always)
+            .await;
+        let snapshot = taken
+            .map_err(store.storage("take a snapshot"))?
+            .as_str()
+            .to_owned();
+        cut.insert(
+            id.clone(),
+            PointDisk {
+                snapshot,
+                size: manifest.disks[id].size,
+            },
+        );
+    }
+    let date = store
+        .replica
+        .properties(&BlobRef::head(names::MANIFEST))
+        .await;
+    let at = date.map_err(store.storage("ask for the time"))?.date;
+    Ok(Cut { disks: cut, at })
+}
+
+fn snapshot_metadata(
+    store: &Store,
+    manifest: &Manifest,
+    id: &DiskId,
+    sequence: Sequence,
+) -> Metadata {
+    let mut metadata = metadata_of(store, id);
+    metadata.insert(META_SEQUENCE.to_owned(), sequence.to_string());
+    metadata.insert(
+        META_GENERATION.to_owned(),
+        manifest.writer.generation.to_string(),
+    );
+    metadata
+}

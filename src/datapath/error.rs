@@ -1,0 +1,111 @@
+//! Why a replica cannot be brought forward.
+
+use crate::blob;
+use crate::hrl;
+use crate::ids::{DiskId, ReplicaId};
+use crate::replica::{self, Digest, table::parts};
+use crate::report::{Code, Fault};
+use crate::units::Sequence;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot {action} of replica {replica}")]
+    Storage {
+        action: &'static str,
+        replica: ReplicaId,
+        source: Box<blob::Error>,
+    },
+    #[error("replica {replica} cannot be understood")]
+    Document {
+        replica: ReplicaId,
+        source: replica::Error,
+    },
+    #[error("the seal at sequence {sequence} of replica {replica} is refused")]
+    Seal {
+        replica: ReplicaId,
+        sequence: Sequence,
+        source: replica::Error,
+    },
+    #[error("log {log} of replica {replica} is refused: {why}")]
+    Log {
+        replica: ReplicaId,
+        log: String,
+        why: String,
+    },
+    #[error("log {log} of replica {replica} is refused")]
+    LogFormat {
+        replica: ReplicaId,
+        log: String,
+        source: hrl::Error,
+    },
+    #[error(
+        "log {log} of replica {replica} is refused: its BLAKE3 is {found}, its seal says {expected}"
+    )]
+    LogHash {
+        replica: ReplicaId,
+        log: String,
+        expected: Digest,
+        found: Digest,
+    },
+    #[error(
+        "sequence {sequence} of replica {replica} does not follow what was applied: a seal is missing"
+    )]
+    Gap {
+        replica: ReplicaId,
+        sequence: Sequence,
+    },
+    #[error("cannot read a chunk table of replica {replica}")]
+    Table {
+        replica: ReplicaId,
+        source: parts::Error,
+    },
+    #[error("another writer has taken over replica {replica}")]
+    Fenced { replica: ReplicaId },
+    #[error("{blob} of replica {replica} is not ours: {why}")]
+    Foreign {
+        replica: ReplicaId,
+        blob: String,
+        why: String,
+    },
+    #[error(
+        "disk {disk} of replica {replica} changed its size from {from} to {to} bytes, which is not supported yet"
+    )]
+    Resized {
+        replica: ReplicaId,
+        disk: DiskId,
+        from: u64,
+        to: u64,
+    },
+    #[error("{what} of replica {replica} was cut short")]
+    Aborted {
+        what: &'static str,
+        replica: ReplicaId,
+    },
+}
+
+impl Error {
+    pub fn code(&self) -> Code {
+        match self {
+            Error::Storage { source, .. } => source.code(),
+            Error::Document { source, .. } => source.code(),
+            Error::Seal {
+                source: replica::Error::TooNew { .. },
+                ..
+            } => Code::FormatTooNew,
+            Error::Seal { .. }
+            | Error::Log { .. }
+            | Error::LogFormat { .. }
+            | Error::LogHash { .. } => Code::SealInvalid,
+            Error::Gap { .. } => Code::SequenceGap,
+            Error::Table { .. } => Code::ReplicaDamaged,
+            Error::Fenced { .. } => Code::Fenced,
+            Error::Foreign { .. } => Code::ForeignBlob,
+            Error::Resized { .. } => Code::Unsupported,
+            Error::Aborted { .. } => Code::StorageUnreachable,
+        }
+    }
+
+    pub fn fault(&self) -> Fault {
+        Fault::of(self.code(), self)
+    }
+}

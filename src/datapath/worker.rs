@@ -1,0 +1,169 @@
+//! Works on one replica: takes it over, and applies what the agent has sealed until there is no more.
+
+use crate::blob::names::SequenceNumber;
+use crate::datapath::Error;
+use crate::datapath::collect;
+use crate::datapath::cycle;
+use crate::datapath::fold;
+use crate::datapath::inbox::Inbox;
+use crate::datapath::plan::{self, Plan};
+use crate::datapath::store::{Held, Store};
+use crate::datapath::tables;
+use crate::ids::DiskId;
+use crate::replica::manifest::Manifest;
+use crate::replica::names;
+use crate::units::Sequence;
+
+/// The owner of one replica's pages, until another takes over.
+pub struct Worker {
+    store: Store,
+    /// The manifest, once this worker has taken the replica over.
+    held: Option<Held>,
+    /// The manifest as it was last read or written, for those who observe.
+    seen: Option<Manifest>,
+    /// Whether an unfinished cycle may have left something behind.
+    litter: bool,
+}
+
+/// What one step did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Something was applied; there may be more.
+    Applied,
+    /// There is nothing to apply now.
+    Idle,
+}
+
+impl Worker {
+    pub fn new(store: Store) -> Self {
+        Worker {
+            store,
+            held: None,
+            seen: None,
+            litter: true,
+        }
+    }
+
+    /// The manifest as this worker last saw it; nothing if the replica has none.
+    pub fn manifest(&self) -> Option<&Manifest> {
+        self.seen.as_ref()
+    }
+
+    /// Applies the next cycle, if there is one.
+    ///
+    /// # Errors
+    /// The first thing that failed. The next step begins by taking the replica over anew.
+    pub async fn step(&mut self) -> Result<Step, Error> {
+        let result = self.try_step().await;
+        match &self.held {
+            Some(held) => self.seen = Some(held.manifest.clone()),
+            None => self.litter |= result.is_err(),
+        }
+        result
+    }
+
+    async fn try_step(&mut self) -> Result<Step, Error> {
+        let inbox = Inbox::list(&self.store).await?;
+        let held = match self.held.take() {
+            Some(held) => held,
+            None => match self.idle_or_taken_over(&inbox).await? {
+                Some(held) => held,
+                None => return Ok(Step::Idle),
+            },
+        };
+        let applied = held.manifest.last_applied.sequence;
+        let found = inbox.read_ahead(&self.store, applied).await?;
+        let cycle = match plan::plan(&held.manifest, found) {
+            Plan::Apply(cycle) => cycle,
+            Plan::Gap(sequence) => {
+                return Err(Error::Gap {
+                    replica: self.store.id.clone(),
+                    sequence,
+                });
+            }
+            Plan::Nothing | Plan::Wait => {
+                inbox.drop_applied(&self.store, applied).await?;
+                self.held = Some(held);
+                return Ok(Step::Idle);
+            }
+        };
+        let held = cycle::run(&self.store, &held, cycle).await?;
+        inbox
+            .drop_applied(&self.store, held.manifest.last_applied.sequence)
+            .await?;
+        let held = self.fold(held).await?;
+        if std::mem::take(&mut self.litter) {
+            collect::collect(&self.store).await?;
+        }
+        self.held = Some(held);
+        Ok(Step::Applied)
+    }
+
+    /// Takes the replica over, unless there is nothing in its inbox to do it for.
+    async fn idle_or_taken_over(&mut self, inbox: &Inbox) -> Result<Option<Held>, Error> {
+        let Some(held) = self.store.load().await? else {
+            self.seen = None;
+            return Ok(None);
+        };
+        self.seen = Some(held.manifest.clone());
+        if inbox.is_empty() {
+            return Ok(None);
+        }
+        take_over(&self.store, held).await.map(Some)
+    }
+
+    /// Folds chunk tables where that is worth it.
+    async fn fold(&self, mut held: Held) -> Result<Held, Error> {
+        let points: Vec<Sequence> = held
+            .manifest
+            .points
+            .iter()
+            .map(|point| point.sequence)
+            .collect();
+        let disks: Vec<DiskId> = held.manifest.disks.keys().cloned().collect();
+        for id in disks {
+            let disk = &held.manifest.disks[&id];
+            let Some(run) = fold::next_fold(&disk.tables, &points) else {
+                continue;
+            };
+            let salt = cycle::salt(&held.manifest).wrapping_add(1);
+            let folded =
+                tables::fold(&self.store, &id, disk.size, &disk.tables[run.clone()], salt).await?;
+            let mut next = held.manifest.clone();
+            let old: Vec<_> = match next.disks.get_mut(&id) {
+                Some(disk) => disk.tables.splice(run, [folded]).collect(),
+                None => continue,
+            };
+            held = self.store.save(&held, next).await?;
+            for part in old {
+                tables::remove(&self.store, &part).await?;
+            }
+        }
+        Ok(held)
+    }
+}
+
+/// Becomes the only writer of a replica: its generation first, then the sequence number of every blob, and only then
+/// anything is believed that was read.
+async fn take_over(store: &Store, held: Held) -> Result<Held, Error> {
+    let mut next = held.manifest.clone();
+    next.writer = next.writer.taken_over();
+    let held = store.save(&held, next).await?;
+    let fence =
+        SequenceNumber::new(held.manifest.writer.fence()).expect("a fence has at most 63 bits");
+    for id in held.manifest.disks.keys() {
+        match store
+            .replica
+            .set_sequence_number(&names::disk(id), fence)
+            .await
+        {
+            Ok(now) if now == fence => {}
+            Ok(_) => return Err(store.fenced()),
+            // Marked, and not created yet.
+            Err(error) if error.is_not_found() => {}
+            Err(error) => return Err(store.storage("fence a disk")(error)),
+        }
+    }
+    tracing::info!(replica = %store.id, generation = %held.manifest.writer.generation, "took over");
+    Ok(held)
+}

@@ -1,0 +1,375 @@
+//! Captures what changed on each disk into a replication log beside it, at local speed, and ships it from there.
+//!
+//! ```text
+//! per disk: <disk file>.<disk id>.<log>.hrl, synced ─► capture.json in the engine's folder ─► the point is released
+//! ```
+//! So a slow link never holds a checkpoint open. A capture counts only with its record; a log without one is swept, and
+//! what it held is captured again from its cursor. The record says after which seal it comes: a capture that was sealed
+//! is never shipped twice.
+
+pub mod record;
+pub mod replay;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufWriter, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use crate::durable;
+use crate::engine::Error;
+use crate::engine::capture::record::CapturedDisk;
+use crate::engine::progress::Progress;
+use crate::host::{FrozenDisk, FrozenPoint, Hypervisor, Machine, TrackingCursor, Volume};
+use crate::hrl::{Identity, LogWriter};
+use crate::ids::{DiskId, DiskSlot, VmId};
+use crate::replica::Digest;
+use crate::units::{ByteRange, CHUNK, GIB, KIB, MIB, SECTOR, is_zero, to_usize};
+
+/// Changes closer than this are captured as one: reading the gap costs less than another request in Azure.
+const GAP: u64 = 16 * KIB;
+/// The disk is read in pieces of this length.
+const PIECE: u64 = MIB;
+/// Changed ranges are asked for over this much of the disk at a time.
+const LOOK: u64 = 64 * GIB;
+/// Free space is looked at after this many bytes.
+const SPACE_LOOK: u64 = 256 * MIB;
+/// Capturing leaves a twentieth of a volume, at most this, to the machines on it: production comes first.
+const LEAST_FREE_MAX: u64 = 10 * GIB;
+
+/// What is captured.
+pub struct Capture<'a> {
+    pub vm: &'a VmId,
+    pub point: &'a FrozenPoint,
+    pub disks: &'a BTreeMap<DiskId, DiskSlot>,
+    pub since: &'a BTreeMap<DiskId, TrackingCursor>,
+    pub progress: &'a BTreeMap<DiskId, Arc<Progress>>,
+    pub now: Timestamp,
+}
+
+impl Capture<'_> {
+    /// Captures all disks. Blocks. A failure leaves nothing behind that a sweep would not remove.
+    ///
+    /// # Errors
+    /// If the point cannot be read, a log not be written, or a volume is nearly full.
+    pub fn run(&self, hypervisor: &dyn Hypervisor) -> Result<Vec<CapturedDisk>, Error> {
+        let mut captured = Vec::new();
+        for (id, slot) in self.disks {
+            match self.capture(hypervisor, id, slot) {
+                Ok(disk) => captured.push(disk),
+                Err(error) => {
+                    captured.iter().for_each(|disk| remove_quietly(&disk.path));
+                    return Err(error);
+                }
+            }
+        }
+        Ok(captured)
+    }
+
+    fn capture(
+        &self,
+        hypervisor: &dyn Hypervisor,
+        id: &DiskId,
+        slot: &DiskSlot,
+    ) -> Result<CapturedDisk, Error> {
+        let machine = hypervisor.machine(self.vm)?;
+        let frozen = hypervisor.open(self.vm, &self.point.id, slot)?;
+        let log = Uuid::new_v4();
+        let path = log_path(&machine, slot, id, &log)?;
+        let result = self.write(hypervisor, id, slot, frozen.as_ref(), (log, &path));
+        if result.is_err() {
+            remove_quietly(&path);
+        }
+        result
+    }
+
+    fn write(
+        &self,
+        hypervisor: &dyn Hypervisor,
+        id: &DiskId,
+        slot: &DiskSlot,
+        frozen: &dyn FrozenDisk,
+        (log, path): (Uuid, &Path),
+    ) -> Result<CapturedDisk, Error> {
+        let cannot_write = |source| Error::Log {
+            disk: id.clone(),
+            source,
+        };
+        let io = |source| Error::Capture {
+            path: path.to_owned(),
+            source: Box::new(source),
+        };
+        let size = frozen.size();
+        let ranges = self.changed(id, frozen)?;
+        if let Some(progress) = self.progress.get(id) {
+            progress.begin(ranges.iter().map(|range| range.len()).sum(), 0);
+        }
+        let identity = Identity {
+            id: log,
+            previous: None,
+            disk_size: size,
+            created: self.now,
+        };
+        let file = File::create_new(path).map_err(io)?;
+        let writer = LogWriter::new(BufWriter::with_capacity(to_usize(PIECE), file), identity);
+        let mut writer = writer.map_err(cannot_write)?;
+        let mut content = record::content_hasher();
+        let (mut buffer, mut unlooked) = (Vec::new(), SPACE_LOOK);
+        for range in ranges {
+            for piece in range.split_at_multiples(PIECE) {
+                if unlooked >= SPACE_LOOK {
+                    check_space(&hypervisor.machine(self.vm)?, slot)?;
+                    unlooked = 0;
+                }
+                unlooked += piece.len();
+                buffer.resize(to_usize(piece.len()), 0);
+                frozen.read_at(piece.start(), &mut buffer)?;
+                for run in runs(piece, &buffer) {
+                    record::hash_run(&mut content, run.range, run.data);
+                    match run.data {
+                        Some(data) => writer
+                            .write(run.range.start(), data)
+                            .map_err(cannot_write)?,
+                        None => writer.zero(run.range).map_err(cannot_write)?,
+                    }
+                }
+                if let Some(progress) = self.progress.get(id) {
+                    progress.add_done(piece.len());
+                }
+            }
+        }
+        let mut file = writer.finish(self.now).map_err(cannot_write)?;
+        file.flush().map_err(io)?;
+        file.get_ref().sync_all().map_err(io)?;
+        durable::sync_folder(path.parent().unwrap_or(Path::new(".")))?;
+        let content = Digest::from(content.finalize());
+        Ok(CapturedDisk {
+            disk: id.clone(),
+            size,
+            log,
+            path: path.to_owned(),
+            content,
+        })
+    }
+
+    /// What changed on a disk, in whole sectors, close ranges joined.
+    fn changed(&self, id: &DiskId, frozen: &dyn FrozenDisk) -> Result<Vec<ByteRange>, Error> {
+        let Some(since) = self.since.get(id) else {
+            return Err(Error::Broken {
+                doing: "looked for the cursor of a disk",
+            });
+        };
+        let size = frozen.size();
+        let mut joined: Vec<ByteRange> = Vec::new();
+        let mut looked = 0;
+        while looked < size {
+            let window = ByteRange::new(looked, looked.saturating_add(LOOK).min(size));
+            let found = frozen.changes(
+                since,
+                window.expect("what was looked at lies inside of the disk"),
+            )?;
+            for range in found.ranges {
+                join(
+                    &mut joined,
+                    ByteRange::to(size).intersect(range.align_out(SECTOR)),
+                );
+            }
+            if found.covered <= looked {
+                return Err(Error::Broken {
+                    doing: "looked for changes",
+                });
+            }
+            looked = found.covered;
+        }
+        Ok(joined)
+    }
+}
+
+/// Appends a range; one that is close to the last one joins it.
+fn join(joined: &mut Vec<ByteRange>, next: ByteRange) {
+    match joined.last_mut() {
+        Some(last) if next.start() <= last.end().saturating_add(GAP) => {
+            let end = last.end().max(next.end());
+            *last =
+                ByteRange::new(last.start(), end).expect("the end is not before the last one's");
+        }
+        Some(_) | None => joined.push(next),
+    }
+}
+
+/// A stretch of one piece: data, or zeroes.
+struct Stretch<'a> {
+    range: ByteRange,
+    data: Option<&'a [u8]>,
+}
+
+/// Cuts a piece into data and zeroes, chunk by chunk, neighbours joined.
+fn runs(piece: ByteRange, buffer: &[u8]) -> Vec<Stretch<'_>> {
+    let part = |range: ByteRange| {
+        let from = to_usize(range.start() - piece.start());
+        &buffer[from..from + to_usize(range.len())]
+    };
+    let mut all: Vec<(ByteRange, bool)> = Vec::new();
+    for chunk in piece.split_at_multiples(CHUNK) {
+        let zero = is_zero(part(chunk));
+        match all.last_mut() {
+            Some((last, kind)) if *kind == zero => {
+                *last = ByteRange::new(last.start(), chunk.end()).expect("chunks ascend");
+            }
+            Some(_) | None => all.push((chunk, zero)),
+        }
+    }
+    all.into_iter()
+        .map(|(range, zero)| Stretch {
+            range,
+            data: (!zero).then(|| part(range)),
+        })
+        .collect()
+}
+
+fn volume_of<'a>(machine: &'a Machine, slot: &DiskSlot) -> Option<&'a Volume> {
+    machine
+        .disks
+        .iter()
+        .find(|disk| disk.slot == *slot)?
+        .volume
+        .as_ref()
+}
+
+fn check_space(machine: &Machine, slot: &DiskSlot) -> Result<(), Error> {
+    let Some(volume) = volume_of(machine, slot) else {
+        return Ok(());
+    };
+    let least = (volume.size / 20).min(LEAST_FREE_MAX);
+    if volume.free >= least {
+        return Ok(());
+    }
+    Err(Error::LowSpace {
+        volume: volume.name.clone(),
+        free: volume.free,
+        least,
+    })
+}
+
+/// Beside the disk, named after it, its id and the log.
+fn log_path(machine: &Machine, slot: &DiskSlot, id: &DiskId, log: &Uuid) -> Result<PathBuf, Error> {
+    let disk = machine.disks.iter().find(|disk| disk.slot == *slot);
+    let disk = disk.ok_or_else(|| {
+        let kind = crate::host::Kind::DiskSetChanged;
+        crate::host::Error::new(kind, "find the disk", "the machine has no such disk").of_disk(slot)
+    })?;
+    let path = Path::new(&disk.path);
+    let stem = path
+        .file_stem()
+        .map(|stem| stem.to_string_lossy().into_owned())
+        .unwrap_or_default();
+    let short = &log.simple().to_string()[..8];
+    Ok(path.with_file_name(format!("{stem}.{id}.{short}.hrl")))
+}
+
+fn remove_quietly(path: &Path) {
+    if let Err(error) = durable::remove(path) {
+        tracing::warn!(path = %path.display(), error = crate::report::chain(&error), "a log is left behind");
+    }
+}
+
+/// Removes the logs of `disks` beside the machine's disks that are not in `kept`: what a crash left.
+///
+/// # Errors
+/// If a folder cannot be read or a log not be removed.
+pub fn sweep(
+    machine: &Machine,
+    disks: &BTreeMap<DiskId, DiskSlot>,
+    kept: &[PathBuf],
+) -> Result<(), Error> {
+    for disk in &machine.disks {
+        let Some(id) = disks
+            .iter()
+            .find_map(|(id, slot)| (*slot == disk.slot).then_some(id))
+        else {
+            continue;
+        };
+        let Some(folder) = Path::new(&disk.path).parent() else {
+            continue;
+        };
+        let io = |source| Error::Capture {
+            path: folder.to_owned(),
+            source: Box::new(source),
+        };
+        for entry in std::fs::read_dir(folder).map_err(io)? {
+            let path = entry.map_err(io)?.path();
+            let name = path
+                .file_name()
+                .map(|name| name.to_string_lossy().into_owned())
+                .unwrap_or_default();
+            if name.ends_with(".hrl") && name.contains(&format!(".{id}.")) && !kept.contains(&path)
+            {
+                durable::remove(&path)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn range(start: u64, end: u64) -> ByteRange {
+        ByteRange::new(start, end).unwrap()
+    }
+
+    #[test]
+    fn close_changes_are_captured_as_one_and_distant_ones_are_not() {
+        let mut joined = Vec::new();
+        for next in [
+            range(0, 512),
+            range(GAP, GAP + 512),
+            range(3 * GAP + 512, 4 * GAP),
+        ] {
+            join(&mut joined, next);
+        }
+        assert_eq!(joined, [range(0, GAP + 512), range(3 * GAP + 512, 4 * GAP)]);
+    }
+
+    #[test]
+    fn zero_chunks_become_zero_records() {
+        let mut buffer = vec![0; to_usize(4 * CHUNK)];
+        buffer[to_usize(CHUNK)] = 1;
+        let piece = range(8 * CHUNK, 12 * CHUNK);
+        let cut: Vec<_> = runs(piece, &buffer)
+            .iter()
+            .map(|run| (run.range, run.data.is_some()))
+            .collect();
+        let expected = [
+            (range(8 * CHUNK, 9 * CHUNK), false),
+            (range(9 * CHUNK, 10 * CHUNK), true),
+            (range(10 * CHUNK, 12 * CHUNK), false),
+        ];
+        assert_eq!(cut, expected);
+    }
+
+    #[test]
+    fn capturing_stops_before_a_volume_is_full() {
+        let slot: DiskSlot = "scsi:0:0".parse().unwrap();
+        let machine = |free| {
+            let json = serde_json::json!({
+                "id": "0f8fad5b-d9cb-469f-a165-70867728950e", "name": "vm", "boot": "Gen2", "power": "Running",
+                "busy": null, "processors": 1, "memoryMib": 1, "secureBoot": false, "guestOs": null,
+                "replicatedBy": null, "networkAdapters": [],
+                "disks": [{ "slot": "scsi:0:0", "backing": "Vhdx", "path": "/x", "virtualSize": 1, "logicalSector": 512,
+                    "physicalSector": 512, "identifier": null, "boot": true, "problem": null,
+                    "volume": { "name": "C:", "free": free, "size": 100 * GIB } }]
+            });
+            serde_json::from_value::<Machine>(json).unwrap()
+        };
+        assert!(check_space(&machine(5 * GIB), &slot).is_ok());
+        assert!(matches!(
+            check_space(&machine(5 * GIB - 1), &slot),
+            Err(Error::LowSpace { .. })
+        ));
+    }
+}

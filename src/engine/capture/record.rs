@@ -1,0 +1,53 @@
+//! The record of a capture: which logs belong together, after which seal they come, and what they hold.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::engine::phase::Cursors;
+use crate::ids::{DiskId, FrozenPointId};
+use crate::replica::Digest;
+use crate::replica::seal::Barrier;
+use crate::units::ByteRange;
+
+/// A capture that is whole on disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Record {
+    /// The seal that it comes after.
+    pub after: Option<Digest>,
+    /// The point whose changes it holds; releasing it gives the cursors that go into the seal.
+    pub point: FrozenPointId,
+    pub since: Cursors,
+    pub barrier: Barrier,
+    pub disks: Vec<CapturedDisk>,
+}
+
+/// The captured log of one disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CapturedDisk {
+    pub disk: DiskId,
+    /// Bytes of the disk at the barrier.
+    pub size: u64,
+    pub log: Uuid,
+    pub path: PathBuf,
+    /// Of what was captured, as [`hash_run`] adds it up.
+    pub content: Digest,
+}
+
+/// A hash over what a log says, independent of how it is laid out.
+pub fn content_hasher() -> blake3::Hasher {
+    blake3::Hasher::new()
+}
+
+/// Adds one record: its range, and its data; nothing for zeroes.
+pub fn hash_run(hasher: &mut blake3::Hasher, range: ByteRange, data: Option<&[u8]>) {
+    hasher.update(&range.start().to_le_bytes());
+    hasher.update(&range.end().to_le_bytes());
+    hasher.update(&[u8::from(data.is_some())]);
+    if let Some(data) = data {
+        hasher.update(data);
+    }
+}

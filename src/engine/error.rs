@@ -1,0 +1,106 @@
+//! Why an engine cannot go on.
+
+use std::path::PathBuf;
+
+use crate::blob;
+use crate::durable;
+use crate::engine::phase;
+use crate::host;
+use crate::hrl;
+use crate::ids::{DiskId, ReplicaId};
+use crate::replica;
+use crate::replica::table::parts;
+use crate::report::{Code, Fault};
+use crate::units::{Generation, Sequence};
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Host(#[from] host::Error),
+    #[error("cannot {action} of replica {replica}")]
+    Storage {
+        action: &'static str,
+        replica: ReplicaId,
+        source: Box<blob::Error>,
+    },
+    #[error("replica {replica} cannot be understood")]
+    Document {
+        replica: ReplicaId,
+        source: replica::Error,
+    },
+    #[error("replica {replica} has no replica.json")]
+    NoManifest { replica: ReplicaId },
+    #[error(
+        "sequence {sequence} of replica {replica} does not follow the one before: a seal is missing"
+    )]
+    Gap {
+        replica: ReplicaId,
+        sequence: Sequence,
+    },
+    #[error("somebody else sealed sequence {sequence} of replica {replica}")]
+    Superseded {
+        replica: ReplicaId,
+        sequence: Sequence,
+    },
+    #[error("replica {replica} is commanded by generation {fence}, this agent's is {ours}")]
+    Stale {
+        replica: ReplicaId,
+        fence: Generation,
+        ours: Generation,
+    },
+    #[error("the active side of replica {replica} is Azure: nothing is replicated from here")]
+    NotActive { replica: ReplicaId },
+    #[error("cannot read a chunk table of replica {replica}")]
+    Table {
+        replica: ReplicaId,
+        source: parts::Error,
+    },
+    #[error("cannot write a log of disk {disk}")]
+    Log { disk: DiskId, source: hrl::Error },
+    #[error("the captured log {} cannot be used", path.display())]
+    Capture {
+        path: PathBuf,
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    #[error("volume {volume} has {free} bytes free, capturing stops below {least}")]
+    LowSpace {
+        volume: String,
+        free: u64,
+        least: u64,
+    },
+    #[error("cannot keep what was captured in mind")]
+    State(#[from] durable::Error),
+    #[error("the engine is at fault")]
+    Phase(#[from] phase::Rejected),
+    #[error("a part of the engine ended unexpectedly while it {doing}")]
+    Broken { doing: &'static str },
+    #[error("stopped")]
+    Stopped,
+}
+
+impl Error {
+    pub fn code(&self) -> Code {
+        match self {
+            Error::Host(error) => error.code(),
+            Error::Storage { source, .. } => source.code(),
+            Error::Document { source, .. } => source.code(),
+            Error::NoManifest { .. } => Code::StorageNotFound,
+            Error::Gap { .. } => Code::SequenceGap,
+            Error::Superseded { .. } | Error::NotActive { .. } => Code::Fenced,
+            Error::Stale { .. } => Code::GenerationStale,
+            Error::Table { .. } => Code::ReplicaDamaged,
+            Error::Log { source, .. } => match source.code() {
+                Code::HostDiskFull => Code::HostDiskFull,
+                _ => Code::HostIo,
+            },
+            Error::Capture { .. } => Code::HostIo,
+            Error::LowSpace { .. } => Code::HostDiskFull,
+            Error::State(_) => Code::HostIo,
+            Error::Phase(_) | Error::Broken { .. } | Error::Stopped => Code::Internal,
+        }
+    }
+
+    pub fn fault(&self) -> Fault {
+        Fault::of(self.code(), self)
+    }
+}

@@ -1,0 +1,142 @@
+//! A log in memory that is filled until it is worth a request.
+
+use std::io::Cursor;
+
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use crate::engine::Error;
+use crate::engine::pack::RawLog;
+use crate::hrl::{Identity, LogWriter};
+use crate::ids::DiskId;
+use crate::replica::seal::{DiskCursor, Kind};
+use crate::units::{ByteRange, MIB, to_usize};
+
+/// A log is closed once it has this many bytes. Whatever is added in one go stays well below
+/// [`crate::replica::seal::LOG_MAX`].
+const FULL: u64 = 4 * MIB;
+
+/// What the logs of one disk have in common.
+#[derive(Clone, Debug)]
+pub struct Subject {
+    pub disk: DiskId,
+    /// Bytes of the disk.
+    pub size: u64,
+    pub kind: Kind,
+    /// The log that these are cut from, if they are.
+    pub previous: Option<Uuid>,
+    /// When the headers say that they were made.
+    pub now: Timestamp,
+}
+
+/// Collects changes of one disk, in ascending order.
+pub struct Filling {
+    subject: Subject,
+    open: Option<Open>,
+}
+
+struct Open {
+    id: Uuid,
+    range: ByteRange,
+    writer: LogWriter<Cursor<Vec<u8>>>,
+}
+
+impl Filling {
+    pub fn new(subject: Subject) -> Self {
+        Filling {
+            subject,
+            open: None,
+        }
+    }
+
+    /// Adds data, or zeroes, behind what was added before.
+    ///
+    /// # Errors
+    /// If the range is not in whole sectors inside of the disk.
+    pub fn add(&mut self, range: ByteRange, data: Option<&[u8]>) -> Result<(), Error> {
+        let Subject {
+            disk,
+            size,
+            previous,
+            now,
+            ..
+        } = &self.subject;
+        let failed = |source| Error::Log {
+            disk: disk.clone(),
+            source,
+        };
+        let open = match &mut self.open {
+            Some(open) => open,
+            None => {
+                let id = Uuid::new_v4();
+                let identity = Identity {
+                    id,
+                    previous: *previous,
+                    disk_size: *size,
+                    created: *now,
+                };
+                let sink = Cursor::new(Vec::with_capacity(to_usize(FULL + FULL / 8)));
+                let writer = LogWriter::new(sink, identity).map_err(failed)?;
+                self.open.insert(Open { id, range, writer })
+            }
+        };
+        match data {
+            Some(data) => open.writer.write(range.start(), data).map_err(failed)?,
+            None => open.writer.zero(range).map_err(failed)?,
+        }
+        open.range = ByteRange::new(open.range.start(), range.end())
+            .expect("changes are added in ascending order");
+        Ok(())
+    }
+
+    /// Whether nothing waits to be taken.
+    pub fn is_empty(&self) -> bool {
+        self.open.is_none()
+    }
+
+    /// The log, if it is full: `cursor` is how the disk stands once it is sealed.
+    ///
+    /// # Errors
+    /// If the log cannot be finished.
+    pub fn take_full(
+        &mut self,
+        cursor: impl FnOnce() -> DiskCursor,
+    ) -> Result<Option<RawLog>, Error> {
+        let full = self
+            .open
+            .as_ref()
+            .is_some_and(|open| open.writer.len() >= FULL);
+        if full { self.take(cursor) } else { Ok(None) }
+    }
+
+    /// The log, however full; nothing if nothing was added.
+    ///
+    /// # Errors
+    /// If the log cannot be finished.
+    pub fn take(&mut self, cursor: impl FnOnce() -> DiskCursor) -> Result<Option<RawLog>, Error> {
+        let Some(open) = self.open.take() else {
+            return Ok(None);
+        };
+        let Subject {
+            disk,
+            size,
+            kind,
+            now,
+            ..
+        } = &self.subject;
+        let failed = |source| Error::Log {
+            disk: disk.clone(),
+            source,
+        };
+        let bytes = open.writer.finish(*now).map_err(failed)?.into_inner();
+        Ok(Some(RawLog {
+            disk: disk.clone(),
+            size: *size,
+            kind: *kind,
+            cursor: cursor(),
+            range: open.range,
+            log: open.id,
+            bytes,
+        }))
+    }
+}

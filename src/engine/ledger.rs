@@ -1,0 +1,280 @@
+//! What has been sealed, and the next seal.
+//!
+//! Read from storage, never from memory: the inbox is listed first and `replica.json` read afterwards, so that a seal
+//! which the data path applies and deletes in between is seen in one of the two. A seal is written once; when its reply
+//! is lost, what stands there decides.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::blob::names::BlobRef;
+use crate::blob::once::{self, Creation};
+use crate::blob::parameters::{Include, PutOptions};
+use crate::blob::{self, Container, walk};
+use crate::engine::Error;
+use crate::ids::{ChainId, DiskId, ReplicaId};
+use crate::replica::fence::{Fence, Side};
+use crate::replica::manifest::Manifest;
+use crate::replica::names::{self, InboxBlob};
+use crate::replica::seal::{Barrier, DiskCursor, Seal, SealedDisk, Writer};
+use crate::replica::{Digest, document};
+use crate::units::{Sequence, to_u64};
+
+/// The most blobs that an inbox may hold.
+const BLOBS_MAX: u64 = 1_000_000;
+
+/// How often the ledger is read while the data path takes seals away.
+const READS: usize = 8;
+
+/// The two containers of a replica, as the agent may reach them.
+#[derive(Clone)]
+pub struct Store {
+    pub id: ReplicaId,
+    /// Create, read, list.
+    pub inbox: Arc<dyn Container>,
+    /// Read, list.
+    pub replica: Arc<dyn Container>,
+}
+
+impl Store {
+    /// The manifest as it is now.
+    ///
+    /// # Errors
+    /// If it is not there, cannot be read or not be understood.
+    pub async fn manifest(&self) -> Result<Manifest, Error> {
+        let bytes = match self.read(names::MANIFEST).await {
+            Ok(bytes) => bytes,
+            Err(error) if error.is_not_found() => {
+                return Err(Error::NoManifest {
+                    replica: self.id.clone(),
+                });
+            }
+            Err(error) => return Err(self.storage("read replica.json")(error)),
+        };
+        document::decode(&bytes).map_err(|source| self.document(source))
+    }
+
+    /// Makes sure that this agent may act: nobody of a higher generation commands, and the source is the active side.
+    ///
+    /// # Errors
+    /// [`Error::Stale`], [`Error::NotActive`], or that the fence cannot be read.
+    pub async fn check_fence(&self, writer: &Writer) -> Result<(), Error> {
+        let bytes = self
+            .read(names::FENCE)
+            .await
+            .map_err(self.storage("read fence.json"))?;
+        let fence: Fence = document::decode(&bytes).map_err(|source| self.document(source))?;
+        if fence.generation > writer.generation {
+            let (fence, ours) = (fence.generation, writer.generation);
+            return Err(Error::Stale {
+                replica: self.id.clone(),
+                fence,
+                ours,
+            });
+        }
+        match fence.active_side {
+            Side::OnPremises => Ok(()),
+            Side::Azure => Err(Error::NotActive {
+                replica: self.id.clone(),
+            }),
+        }
+    }
+
+    pub fn storage(&self, action: &'static str) -> impl Fn(blob::Error) -> Error + use<> {
+        let replica = self.id.clone();
+        move |error| Error::Storage {
+            action,
+            replica: replica.clone(),
+            source: Box::new(error),
+        }
+    }
+
+    async fn read(&self, blob: &str) -> blob::Result<Bytes> {
+        let limit = to_u64(document::LENGTH_MAX);
+        Ok(self
+            .replica
+            .get(&BlobRef::head(blob), None, limit)
+            .await?
+            .bytes)
+    }
+
+    fn document(&self, source: crate::replica::Error) -> Error {
+        Error::Document {
+            replica: self.id.clone(),
+            source,
+        }
+    }
+}
+
+/// The end of the chain, and who writes on.
+pub struct Ledger {
+    store: Store,
+    writer: Writer,
+    chain: ChainId,
+    next: Sequence,
+    prev: Option<Digest>,
+    /// The last sealed cursor of each disk.
+    cursors: BTreeMap<DiskId, DiskCursor>,
+    /// Whether the data path had applied everything when the ledger was read.
+    applied: bool,
+    manifest: Manifest,
+}
+
+impl Ledger {
+    /// Reads what has been sealed.
+    ///
+    /// # Errors
+    /// If it cannot be read, or [`Error::Gap`] if the chain is broken.
+    pub async fn read(store: Store, writer: Writer) -> Result<Self, Error> {
+        for _ in 1..READS {
+            match Ledger::read_once(store.clone(), writer.clone()).await {
+                // The data path applied and deleted a seal while it was looked for.
+                Err(Error::Storage { source, .. }) if source.is_not_found() => {}
+                result => return result,
+            }
+        }
+        Ledger::read_once(store, writer).await
+    }
+
+    async fn read_once(store: Store, writer: Writer) -> Result<Self, Error> {
+        let listed = walk::blobs(store.inbox.as_ref(), "", Include::default(), BLOBS_MAX).await;
+        let listed = listed.map_err(store.storage("list the inbox"))?;
+        let sealed = listed
+            .items
+            .iter()
+            .filter_map(|blob| match names::inbox_blob(&blob.name) {
+                InboxBlob::Seal(sequence) => Some(sequence),
+                InboxBlob::Log(..) | InboxBlob::Foreign => None,
+            });
+        let sealed: Vec<Sequence> = sealed.collect();
+        let manifest = store.manifest().await?;
+        let mut ledger = Ledger {
+            writer,
+            chain: manifest.chain.clone(),
+            next: manifest.last_applied.sequence.next(),
+            prev: manifest.last_applied.seal,
+            cursors: manifest.last_applied.cursors.clone(),
+            applied: true,
+            manifest,
+            store,
+        };
+        let last = ledger.manifest.last_applied.sequence;
+        for sequence in sealed.into_iter().filter(|sequence| *sequence > last) {
+            ledger.follow(sequence).await?;
+        }
+        Ok(ledger)
+    }
+
+    /// Takes in a seal that was not applied when the manifest was read.
+    async fn follow(&mut self, sequence: Sequence) -> Result<(), Error> {
+        let blob = BlobRef::head(names::seal(sequence));
+        let got = self
+            .store
+            .inbox
+            .get(&blob, None, to_u64(document::LENGTH_MAX))
+            .await;
+        let bytes = match got {
+            Ok(got) => got.bytes,
+            Err(error) => return Err(self.store.storage("read a seal")(error)),
+        };
+        let decoded = Seal::decode(&bytes, &self.store.id, sequence);
+        let (seal, id) = decoded.map_err(|source| self.store.document(source))?;
+        self.next = self.next.max(sequence.next());
+        if seal.chain != self.chain {
+            return Ok(());
+        }
+        if seal.prev != self.prev {
+            return Err(Error::Gap {
+                replica: self.store.id.clone(),
+                sequence,
+            });
+        }
+        self.prev = Some(id);
+        self.applied = false;
+        self.cursors
+            .extend(seal.disks.into_iter().map(|disk| (disk.disk, disk.cursor)));
+        Ok(())
+    }
+
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The manifest that was read with the ledger.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    pub fn cursors(&self) -> &BTreeMap<DiskId, DiskCursor> {
+        &self.cursors
+    }
+
+    /// The seal that the next one will name.
+    pub fn last_seal(&self) -> Option<Digest> {
+        self.prev
+    }
+
+    /// The sequence of the next seal.
+    pub fn next(&self) -> Sequence {
+        self.next
+    }
+
+    /// Whether everything that was sealed had been applied when the ledger was read.
+    pub fn is_applied(&self) -> bool {
+        self.applied
+    }
+
+    /// Seals the next sequence. Nothing of it is lost any more.
+    ///
+    /// # Errors
+    /// [`Error::Superseded`] if somebody else writes to this chain.
+    pub async fn seal(
+        &mut self,
+        disks: Vec<SealedDisk>,
+        barrier: Option<Barrier>,
+    ) -> Result<(), Error> {
+        let seal = Seal {
+            replica: self.store.id.clone(),
+            chain: self.chain.clone(),
+            sequence: self.next,
+            prev: self.prev,
+            writer: self.writer.clone(),
+            barrier,
+            disks,
+        };
+        let (bytes, id) = seal
+            .encode()
+            .map_err(|source| self.store.document(source))?;
+        self.store_seal(Bytes::from(bytes), id).await?;
+        self.next = self.next.next();
+        self.prev = Some(id);
+        self.cursors
+            .extend(seal.disks.into_iter().map(|disk| (disk.disk, disk.cursor)));
+        Ok(())
+    }
+
+    async fn store_seal(&self, bytes: Bytes, id: Digest) -> Result<(), Error> {
+        let name = names::seal(self.next);
+        let superseded = || Error::Superseded {
+            replica: self.store.id.clone(),
+            sequence: self.next,
+        };
+        let options = PutOptions::create().json();
+        match once::create(self.store.inbox.as_ref(), &name, bytes, &options).await {
+            Ok(Creation::Created(_) | Creation::AlreadyThere(_)) => Ok(()),
+            Ok(Creation::Different) => Err(superseded()),
+            // It was there and is gone: applied, if it was ours.
+            Err(error) if error.is_not_found() => {
+                let applied = self.store.manifest().await?.last_applied;
+                if applied.seal == Some(id) {
+                    Ok(())
+                } else {
+                    Err(superseded())
+                }
+            }
+            Err(error) => Err(self.store.storage("write a seal")(error)),
+        }
+    }
+}
