@@ -125,8 +125,8 @@ pub trait Container: Send + Sync {
         snapshots: DeleteSnapshots,
     ) -> Result<bool>;
 
-    /// One page of the blobs whose names begin with `prefix`, in the order of their names; [`walk::blobs`] reads all
-    /// pages. Names are what others wrote there: data, not truth.
+    /// One page of the blobs whose names begin with `prefix`, in the order of their names, a blob and its
+    /// snapshots in no order; [`walk::blobs`] reads all pages. Names are what others wrote there: data, not truth.
     ///
     /// # Errors
     /// [`Kind::NotFound`] if there is no such container.

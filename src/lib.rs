@@ -1,7 +1,10 @@
 //! Disaster recovery for Hyper-V virtual machines, as Kubernetes resources.
 
+pub mod agent;
+pub mod agent_client;
 pub mod api;
 pub mod blob;
+pub mod controller;
 pub mod datapath;
 pub mod durable;
 pub mod engine;
@@ -9,10 +12,13 @@ pub mod formats;
 pub mod host;
 pub mod hrl;
 pub mod ids;
+#[cfg(unix)]
+pub mod lab;
 pub mod replica;
 pub mod report;
 pub mod retry;
 pub mod secret;
 pub mod shutdown;
+pub mod tls;
 pub mod units;
 pub mod wire;

@@ -184,3 +184,48 @@ impl Reply {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::blob::client::page_calls::put_pages;
+    use crate::blob::credential::RenewableSas;
+    use crate::blob::names::SequenceNumber;
+    use crate::secret::SasToken;
+
+    #[tokio::test]
+    async fn the_pacer_sees_a_refusal_that_the_retry_hides() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let service = tokio::spawn(async move {
+            for status in ["503 Busy", "201 Created"] {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut seen = Vec::new();
+                while !seen.ends_with(&[7; 512]) {
+                    stream.read_buf(&mut seen).await.unwrap();
+                }
+                let answer = format!(
+                    "HTTP/1.1 {status}\r\nx-ms-request-id: 1\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+                );
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            }
+        });
+        // Another test of the process may have installed it.
+        drop(rustls::crypto::ring::default_provider().install_default());
+        let http = Http::new(&[]).unwrap();
+        let endpoint = Endpoint::parse(&format!("http://127.0.0.1:{port}/acct1")).unwrap();
+        let object = endpoint.object(Some("replica"), Some("d"));
+        let sas = Credential::Signature(RenewableSas::new(SasToken::new("sig=s")));
+        let client = Client::new(&http, endpoint, sas, Options::default());
+
+        let body = bytes::Bytes::from(vec![7; 512]);
+        let call = put_pages("replica", "d", 0, body, SequenceNumber::ZERO);
+        client.send(call).await.unwrap();
+        service.await.unwrap();
+        let pace = format!("{:?}", client.pacers.of(&object));
+        assert!(pace.contains("throttled_in_tick: true"), "{pace}");
+    }
+}

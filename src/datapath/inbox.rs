@@ -50,7 +50,7 @@ impl Inbox {
                         .push(blob.name);
                 }
                 InboxBlob::Seal(sequence) => {
-                    inbox.sequences.entry(sequence).or_default().sealed = true
+                    inbox.sequences.entry(sequence).or_default().sealed = true;
                 }
                 InboxBlob::Foreign => {}
             }

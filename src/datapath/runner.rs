@@ -27,7 +27,9 @@ const LOOK: Duration = Duration::from_secs(300);
 /// What is known of a replica.
 #[derive(Clone, Debug, Default)]
 pub struct Observation {
-    /// The manifest as it was last seen; nothing before the first look.
+    /// Whether storage has answered once: until then nothing is known.
+    pub looked: bool,
+    /// The manifest as it was last seen; nothing if the replica has none.
     pub manifest: Option<Arc<Manifest>>,
     pub trouble: Option<Trouble>,
 }
@@ -185,11 +187,15 @@ impl Task {
     fn report(&self, trouble: Option<Trouble>) {
         let manifest = self.worker.manifest();
         let changed = self.publish.send_if_modified(|observation| {
-            let same =
-                observation.manifest.as_deref() == manifest && observation.trouble == trouble;
+            let looked = observation.looked || trouble.is_none();
+            let same = observation.manifest.as_deref() == manifest
+                && observation.trouble == trouble
+                && observation.looked == looked;
             if !same {
+                let manifest = manifest.cloned().map(Arc::new);
                 *observation = Observation {
-                    manifest: manifest.cloned().map(Arc::new),
+                    looked,
+                    manifest,
                     trouble,
                 };
             }

@@ -63,8 +63,6 @@ pub struct ChildOptions {
 pub struct NewParent {
     /// [`ImageInfo::linkage`] of the parent.
     pub linkage: Uuid,
-    /// The parent's file name.
-    pub name: String,
     /// When the parent's file was last modified: Hyper-V compares it for a VHD.
     pub modified: Timestamp,
     /// Where the child finds it; at least one.
@@ -202,15 +200,14 @@ fn describe(path: &Path, parent: &Path, linkage: Uuid) -> Result<NewParent> {
         Error::new(Kind::Unsupported, parent, detail)
     };
     let (folder, target) = (resolved(&folder_of(path))?, resolved(parent)?);
-    let name = target.file_name().and_then(|name| name.to_str());
+    let paths = parent::record(&folder, &target).ok_or_else(unsayable)?;
     let modified = fs::metadata(&target)
         .and_then(|metadata| metadata.modified())
         .map_err(|e| Error::io(parent, "find when the file was modified", e))?;
     Ok(NewParent {
         linkage,
-        name: name.ok_or_else(unsayable)?.to_owned(),
         modified: Timestamp::try_from(modified).unwrap_or(Timestamp::UNIX_EPOCH),
-        paths: parent::record(&folder, &target).ok_or_else(unsayable)?,
+        paths,
     })
 }
 

@@ -8,7 +8,7 @@ use std::path::{Component, Path, PathBuf};
 use crate::formats::info::{ParentReference, PathKind, RecordedPath};
 
 /// The prefix of Windows' long paths.
-const VERBATIM: &str = r"\\?\";
+pub(crate) const VERBATIM: &str = r"\\?\";
 
 /// Where the parent of `child` may be, in the order in which to look.
 pub(crate) fn candidates(child: &Path, reference: &ParentReference) -> Vec<PathBuf> {

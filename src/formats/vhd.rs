@@ -381,7 +381,8 @@ fn reference(source: &Source, fields: &ParentFields) -> Result<ParentReference> 
             });
         }
     }
-    paths.extend(fields.name_as_path());
+    let named = fields.name_as_path();
+    paths.extend(named.filter(|name| !paths.contains(name)));
     Ok(ParentReference {
         linkage: vec![fields.identifier],
         paths,

@@ -7,6 +7,10 @@ use crate::blob::endpoint::percent_encode;
 use crate::blob::error::{Error, Operation};
 use crate::blob::names::Invalid;
 use crate::blob::parameters::{Condition, Metadata, check_metadata};
+use crate::units::KIB;
+
+/// What an answer without content may bring all the same.
+const ANSWER_MAX: u64 = 64 * KIB;
 
 /// Whether a request may be sent again when the fate of the one before is not known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,7 +66,7 @@ impl Call {
             headers: Vec::new(),
             body: Bytes::new(),
             success,
-            limit: 0,
+            limit: ANSWER_MAX,
             repeat: Repeat::Harmless,
             creating: false,
             paced: false,

@@ -3,20 +3,24 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use http::HeaderValue;
 use http::header::AUTHORIZATION;
+use http::{HeaderValue, Method};
 
 use crate::blob::client::call::Call;
 use crate::blob::client::{CRC64, Client, Prepared};
 use crate::blob::credential::{Credential, shared_key};
 use crate::blob::date;
-use crate::blob::error::{Error, Kind, classify};
+use crate::blob::error::{Error, Kind, Operation, classify};
 use crate::blob::http::{Answer, Broken, exchange};
 use crate::blob::names::Invalid;
 use crate::blob::pacer::Pace;
+use crate::blob::xml::Malformed;
 use crate::report;
 use crate::secret::SasToken;
 use crate::units::to_u64;
+
+/// The service puts it on every answer to a change, and a proxy that answers in its place on none.
+const REQUEST_ID: &str = "x-ms-request-id";
 
 /// A call on its way. Its attempts follow one another; the flags are atomic only so that it may move between threads.
 pub(crate) struct Sending<'a> {
@@ -97,13 +101,21 @@ impl<'a> Sending<'a> {
             Err(Broken::NotConnected(error)) => Err(self.error(Kind::Unreachable).because(error)),
             Err(Broken::Lost(error)) => Err(self.error(Kind::Interrupted).because(error)),
             Err(Broken::Stalled) => Err(self.error(Kind::Interrupted)),
-            Err(Broken::TooLarge { limit }) => Err(self.error(Kind::TooLarge { limit })),
+            // Only a blob is somebody's content; every other answer has a form, and a length, that we know.
+            Err(Broken::TooLarge { limit }) if self.call.operation == Operation::GetBlob => {
+                Err(self.error(Kind::TooLarge { limit }))
+            }
+            Err(Broken::TooLarge { .. }) => Err(self.error(Kind::Malformed)),
         }
     }
 
     /// Whether the answer says that it was done.
     fn judge(&self, answer: Answer, used: Option<&Arc<SasToken>>) -> Result<Answer, Error> {
         if self.call.success.contains(&answer.status.as_u16()) {
+            if is_change(&self.call.method) && !answer.headers.contains_key(REQUEST_ID) {
+                let why = Malformed::new(format!("no {REQUEST_ID}"));
+                return Err(self.error(Kind::Malformed).because(why));
+            }
             return match &self.prepared.checksum {
                 Some(sum) if differs(&answer, sum) => Err(self.error(Kind::Corrupted)),
                 Some(_) | None => Ok(answer),
@@ -198,6 +210,11 @@ impl<'a> Sending<'a> {
     fn error(&self, kind: Kind) -> Error {
         Error::new(self.call.operation, self.object, kind)
     }
+}
+
+/// What is asked for proves itself by its content; of a change, nothing comes back but that it was done.
+fn is_change(method: &Method) -> bool {
+    matches!(*method, Method::PUT | Method::DELETE)
 }
 
 /// Whether the service has seen other bytes than were sent. Where it does not say, it has compared on its side.

@@ -152,3 +152,91 @@ pub(crate) fn covers(key: &DelegationKey, start: Timestamp, expiry: Timestamp) -
         (Err(_), _) | (_, Err(_)) => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::secret::Secret;
+
+    /// The emulator's key, published in Azure's documentation.
+    const KEY: &str =
+        "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==";
+
+    fn grant(secure_only: bool) -> Grant<'static> {
+        Grant {
+            account: "devstoreaccount1",
+            container: "inbox",
+            permissions: Permissions::INBOX,
+            start: "2026-01-01T00:00:00Z".parse().unwrap(),
+            expiry: "2100-01-01T00:00:00Z".parse().unwrap(),
+            secure_only,
+        }
+    }
+
+    fn delegation_key() -> DelegationKey {
+        DelegationKey {
+            object_id: "11059fcc-5514-4800-b5f8-49808b9cfab6".to_owned(),
+            tenant_id: "ab1f708d-50f6-404c-a006-d71b2ac7a606".to_owned(),
+            start: "2026-01-01T00:00:00Z".to_owned(),
+            expiry: "2100-01-01T00:00:00Z".to_owned(),
+            service: "b".to_owned(),
+            version: "2026-06-06".to_owned(),
+            value: Secret::new("Ln29MLMjJOxtf2Qthqh9ClpRqEA/5FrwOhvxx+/RQ/k="),
+        }
+    }
+
+    #[test]
+    fn a_service_signature_is_the_one_that_the_emulator_accepts() {
+        let key = AccountKey::new(&Secret::new(KEY)).unwrap();
+        let expected = "sv=2023-11-03&spr=https%2Chttp&st=2026-01-01T00%3A00%3A00Z&se=2100-01-01T00%3A00%3A00Z&sr=c&\
+            sp=rcl&sig=Fdp07inHIKyr1wgkSo5XuOSFgZUDxJSmsaC7%2FDaBOWs%3D";
+        assert_eq!(service(&key, &grant(false)).expose(), expected);
+    }
+
+    #[test]
+    fn a_user_delegation_signature_is_the_one_that_the_emulator_accepts() {
+        let sas = user_delegation(&delegation_key(), &grant(true)).unwrap();
+        let expected = "sv=2023-11-03&spr=https&st=2026-01-01T00%3A00%3A00Z&se=2100-01-01T00%3A00%3A00Z&sr=c&sp=rcl&\
+            skoid=11059fcc-5514-4800-b5f8-49808b9cfab6&sktid=ab1f708d-50f6-404c-a006-d71b2ac7a606&\
+            skt=2026-01-01T00%3A00%3A00Z&ske=2100-01-01T00%3A00%3A00Z&sks=b&skv=2026-06-06&\
+            sig=KSD0QeBss%2B2EOphDQ0rSYsfGXpZoNKpFW97y5CRwPjA%3D";
+        assert_eq!(sas.expose(), expected);
+    }
+
+    #[test]
+    fn the_signed_texts_are_as_long_as_documented() {
+        assert_eq!(service_text(&grant(false)).split('\n').count(), 16);
+        let text = user_delegation_text(&delegation_key(), &grant(true));
+        assert_eq!(text.split('\n').count(), 24);
+    }
+
+    #[test]
+    fn a_key_is_asked_for_longer_than_one_signature_and_never_too_long() {
+        let start: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
+        let days = |days: i64| start + SignedDuration::from_hours(24 * days);
+        assert_eq!(key_life(start, days(1)), Some((start, days(6))));
+        assert_eq!(key_life(start, days(7)), Some((start, days(7))));
+        assert_eq!(key_life(start, days(8)), None);
+    }
+
+    #[test]
+    fn a_key_signs_only_for_its_own_life() {
+        let key = delegation_key();
+        let at = |text: &str| text.parse::<Timestamp>().unwrap();
+        assert!(covers(
+            &key,
+            at("2026-01-01T00:00:00Z"),
+            at("2100-01-01T00:00:00Z")
+        ));
+        assert!(!covers(
+            &key,
+            at("2025-12-31T23:59:59Z"),
+            at("2027-01-01T00:00:00Z")
+        ));
+        assert!(!covers(
+            &key,
+            at("2026-01-01T00:00:00Z"),
+            at("2100-01-01T00:00:01Z")
+        ));
+    }
+}

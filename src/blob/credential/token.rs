@@ -108,3 +108,6 @@ const fn of_status(status: u16) -> Kind {
         _ => Kind::TokenUnavailable,
     }
 }
+
+#[cfg(test)]
+mod tests;

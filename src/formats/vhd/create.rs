@@ -7,9 +7,10 @@ use crate::formats::create::{CreateOptions, NewParent};
 use crate::formats::error::{Error, Kind, Result};
 use crate::formats::file::Source;
 use crate::formats::info::DiskKind;
+use crate::formats::parent;
 use crate::formats::vhd::footer::{DiskType, FOOTER_SIZE, Footer, seconds_since_2000};
 use crate::formats::vhd::header::{
-    DynamicHeader, HEADER_SIZE, Locator, ParentFields, is_block_size,
+    DynamicHeader, Locator, ParentFields, is_block_size,
 };
 use crate::formats::vhd::table::Table;
 use crate::formats::vhd::{FIXED_DISK_MAX, TABLE_DISK_MAX};
@@ -19,6 +20,8 @@ use crate::units::{MIB, to_u64, to_usize};
 const BLOCK_SIZE: u64 = 2 * MIB;
 const HEADER_OFFSET: u64 = 512;
 const TABLE_OFFSET: u64 = 1536;
+/// Bytes kept for each path of the parent, so that Windows can write a longer one in its place.
+const PATH_SPACE: u32 = 64 << 10;
 /// Bytes of the table that are written at once; absent entries are all ones.
 static ABSENT_ENTRIES: [u8; 64 << 10] = [0xff; 64 << 10];
 
@@ -80,18 +83,23 @@ fn write_blocks(
     parent: Option<&NewParent>,
 ) -> Result<()> {
     let mut end = table.offset + table.bytes();
-    let mut paths = Vec::new();
+    let (mut paths, mut name) = (Vec::new(), "");
     for path in parent.iter().flat_map(|parent| &parent.paths) {
-        let text = Utf16::Little.encode(&path.text);
-        let space = text.len().next_multiple_of(512);
+        name = plain(&path.text);
+        let text = Utf16::Little.encode(name);
+        let len = u32::try_from(text.len()).unwrap_or(u32::MAX);
+        if len > PATH_SPACE {
+            let detail = format!("the parent's path has {len} bytes, more than {PATH_SPACE}");
+            return Err(Error::new(Kind::Unsupported, source.path(), detail));
+        }
         paths.push(Locator {
             kind: path.kind,
             offset: end,
-            len: length(source, text.len())?,
-            space: length(source, space)?,
+            len,
+            space: PATH_SPACE,
         });
         source.write_all_at(end, &text)?;
-        end += to_u64(space);
+        end += u64::from(PATH_SPACE);
     }
     let header = DynamicHeader {
         table_offset: table.offset,
@@ -100,7 +108,7 @@ fn write_blocks(
         parent: parent.map(|parent| ParentFields {
             identifier: parent.linkage,
             timestamp: seconds_since_2000(parent.modified),
-            name: parent.name.clone(),
+            name: name.to_owned(),
             locators: paths,
         }),
     };
@@ -111,16 +119,11 @@ fn write_blocks(
         done += to_u64(piece);
     }
     source.write_all_at(0, footer)?;
-    source.write_all_at(HEADER_OFFSET, &header.encode()[..HEADER_SIZE])?;
+    source.write_all_at(HEADER_OFFSET, &header.encode())?;
     source.write_all_at(end, footer)
 }
 
-fn length(source: &Source, len: usize) -> Result<u32> {
-    u32::try_from(len)
-        .ok()
-        .filter(|&len| len <= 1 << 16)
-        .ok_or_else(|| {
-            let detail = format!("the parent's path has {len} bytes, more than any path");
-            Error::new(Kind::Unsupported, source.path(), detail)
-        })
+/// The path as a VHD has it: without the prefix of Windows' long paths.
+fn plain(path: &str) -> &str {
+    path.strip_prefix(parent::VERBATIM).unwrap_or(path)
 }

@@ -1,0 +1,481 @@
+//! Keeps one engine for every VM that is to be replicated, and does what the controller commands.
+//!
+//! A command is admitted if its generation is not lower than the VM's, written down, and then in force: an engine is
+//! started, gets new signatures, or ends. A command that was done before gets its answer again.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use tokio::sync::{Mutex, Notify, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+use uuid::Uuid;
+
+use crate::agent::inventory::Inventory;
+use crate::agent::observations::Board;
+use crate::agent::observer::{Observer, Subject};
+use crate::agent::routes::Service;
+use crate::agent::state::{Replication, StateFolder};
+use crate::blob::client::Options as BlobOptions;
+use crate::blob::client::container::ContainerClient;
+use crate::blob::credential::RenewableSas;
+use crate::blob::endpoint::Endpoint;
+use crate::blob::http::Http;
+use crate::engine::ledger::Store;
+use crate::engine::progress::Progress;
+use crate::engine::throttle::Throttle;
+use crate::engine::{self, Engine};
+use crate::host::Hypervisor;
+use crate::ids::{DiskId, HostName, ReplicaId};
+use crate::replica::seal::Writer;
+use crate::report::{Code, Fault};
+use crate::units::{Clock, Generation};
+use crate::wire::observation::HostObservation;
+use crate::wire::{
+    Answer, Command, Hello, HelloReply, Observations, Relationship, Remove, Settings, Start,
+    StorageAccess,
+};
+
+/// How long an engine may take to end.
+const ENDING: Duration = Duration::from_secs(10);
+
+/// What engines work with.
+#[derive(Clone)]
+pub struct Edges {
+    pub hypervisor: Arc<dyn Hypervisor>,
+    pub http: Http,
+    pub clock: Arc<dyn Clock>,
+}
+
+/// All replications of a host.
+pub struct Supervisor {
+    host: HostName,
+    state: StateFolder,
+    edges: Edges,
+    board: Arc<Board>,
+    throttle: Arc<Throttle>,
+    replications: Mutex<BTreeMap<ReplicaId, Supervised>>,
+    stop: CancellationToken,
+}
+
+/// A replication, and its engine once it was started.
+struct Supervised {
+    replication: Replication,
+    running: Option<Running>,
+}
+
+struct Running {
+    inbox: RenewableSas,
+    replica: RenewableSas,
+    expire: watch::Sender<Timestamp>,
+    stop: CancellationToken,
+    engine: AbortOnDropHandle<()>,
+    _observer: AbortOnDropHandle<()>,
+}
+
+impl Supervisor {
+    /// Goes on with what the state folder says.
+    pub fn start(
+        host: HostName,
+        state: StateFolder,
+        edges: Edges,
+        inventory: Inventory,
+        stop: CancellationToken,
+    ) -> Arc<Self> {
+        let throttle = Arc::new(Throttle::new(state.settings().bandwidth));
+        let supervisor = Arc::new(Supervisor {
+            host,
+            state,
+            edges,
+            board: Arc::new(Board::new(Uuid::new_v4())),
+            throttle,
+            replications: Mutex::default(),
+            stop: stop.clone(),
+        });
+        let beginning = supervisor.clone();
+        tokio::spawn(async move { beginning.resume().await });
+        tokio::spawn(show_inventory(supervisor.board.clone(), inventory, stop));
+        supervisor
+    }
+
+    /// Ends all engines.
+    pub async fn stop(&self) {
+        self.stop.cancel();
+        let mut replications = self.replications.lock().await;
+        for supervised in replications.values_mut() {
+            if let Some(running) = supervised.running.take() {
+                running.end().await;
+            }
+        }
+    }
+
+    async fn resume(&self) {
+        let loaded = self.state.load().unwrap_or_else(|error| {
+            tracing::error!(
+                error = crate::report::chain(&error),
+                "no replication is resumed"
+            );
+            Vec::new()
+        });
+        let mut replications = self.replications.lock().await;
+        for replication in loaded {
+            let replica = replication.relationship.replica.clone();
+            // A command may have come first; it is newer.
+            if let Entry::Vacant(place) = replications.entry(replica) {
+                let running = self.run_if_started(&replication);
+                self.show_if_idle(&replication, running.as_ref());
+                place.insert(Supervised {
+                    replication,
+                    running,
+                });
+            }
+        }
+    }
+
+    /// Admits a command to a VM, or says why not: whether it has been done already.
+    async fn admit<T>(
+        &self,
+        replica: &ReplicaId,
+        known: Option<&Replication>,
+        command: &Command<T>,
+    ) -> Result<bool, Fault> {
+        let stale = |generation: Generation| {
+            let message = format!(
+                "replica {replica} on host {} is commanded by generation {generation}, this command is of {}",
+                self.host, command.generation
+            );
+            Fault::new(Code::GenerationStale, message)
+        };
+        match known {
+            Some(known) if command.generation < known.generation => Err(stale(known.generation)),
+            Some(known) => Ok(known.has_done(&command.operation)),
+            None => Ok(false),
+        }
+    }
+
+    /// Without state of its own the agent asks storage who commands.
+    async fn check_fence(
+        &self,
+        relationship: &Relationship,
+        generation: Generation,
+    ) -> Result<(), Fault> {
+        let (store, _, _) = self.store(relationship)?;
+        let writer = Writer {
+            host: self.host.clone(),
+            generation,
+        };
+        store
+            .check_fence(&writer)
+            .await
+            .map_err(|error| error.fault())
+    }
+
+    fn run_if_started(&self, replication: &Replication) -> Option<Running> {
+        if !replication.started || self.stop.is_cancelled() {
+            return None;
+        }
+        match self.spawn(replication) {
+            Ok(running) => Some(running),
+            Err(fault) => {
+                tracing::error!(replica = %replication.relationship.replica, %fault, "cannot replicate");
+                None
+            }
+        }
+    }
+
+    fn spawn(&self, replication: &Replication) -> Result<Running, Fault> {
+        let relationship = &replication.relationship;
+        let (store, inbox, replica) = self.store(relationship)?;
+        let disks: BTreeMap<DiskId, _> = relationship
+            .disks
+            .iter()
+            .map(|disk| (disk.id.clone(), disk.slot.clone()))
+            .collect();
+        let progress: BTreeMap<DiskId, Arc<Progress>> = disks
+            .keys()
+            .map(|id| (id.clone(), Arc::default()))
+            .collect();
+        let (publish, observed) = watch::channel(Engine::initial());
+        let stop = self.stop.child_token();
+        let engine = Engine {
+            hypervisor: self.edges.hypervisor.clone(),
+            store,
+            options: engine::Options {
+                writer: Writer {
+                    host: self.host.clone(),
+                    generation: replication.generation,
+                },
+                vm: relationship.vm.clone(),
+                disks,
+                compress: relationship.policy.compress,
+                folder: self.state.of(&relationship.replica),
+            },
+            throttle: self.throttle.clone(),
+            clock: self.edges.clock.clone(),
+            progress: progress.clone(),
+            publish,
+            retry: Arc::new(Notify::new()),
+            stop: stop.clone(),
+        };
+        let (expire, expires) = watch::channel(relationship.storage.expires);
+        let subject = Subject::of(replication);
+        let observer = Observer {
+            board: self.board.clone(),
+            subject,
+            observed,
+            progress,
+            expires,
+        };
+        Ok(Running {
+            inbox,
+            replica,
+            expire,
+            stop,
+            engine: AbortOnDropHandle::new(tokio::spawn(engine.run())),
+            _observer: AbortOnDropHandle::new(tokio::spawn(observer.run())),
+        })
+    }
+
+    /// The replica's containers, and the signatures that they are reached by.
+    fn store(
+        &self,
+        relationship: &Relationship,
+    ) -> Result<(Store, RenewableSas, RenewableSas), Fault> {
+        let StorageAccess {
+            account,
+            endpoint,
+            inbox,
+            replica,
+            ..
+        } = &relationship.storage;
+        let endpoint = Endpoint::of_account(endpoint, account)
+            .map_err(|error| Fault::of(Code::InvalidRequest, &error))?;
+        let options = BlobOptions {
+            stop: self.stop.clone(),
+            clock: self.edges.clock.clone(),
+            ..BlobOptions::default()
+        };
+        let reach = |access: &crate::wire::ContainerAccess| {
+            let sas = RenewableSas::new(access.sas.clone());
+            let container = access.container.clone();
+            let client = ContainerClient::with_sas(
+                &self.edges.http,
+                endpoint.clone(),
+                container,
+                sas.clone(),
+                options.clone(),
+            );
+            (client, sas)
+        };
+        let ((inbox, inbox_sas), (replica, replica_sas)) = (reach(inbox), reach(replica));
+        let id = relationship.replica.clone();
+        Ok((
+            Store {
+                id,
+                inbox: Arc::new(inbox),
+                replica: Arc::new(replica),
+            },
+            inbox_sas,
+            replica_sas,
+        ))
+    }
+
+    fn show_if_idle(&self, replication: &Replication, running: Option<&Running>) {
+        if running.is_none() {
+            self.board
+                .show(Subject::of(replication).idle(replication.relationship.storage.expires));
+        }
+    }
+
+    fn keep(&self, replication: &Replication) -> Result<(), Fault> {
+        self.state.keep(replication).map_err(|error| error.fault())
+    }
+}
+
+#[async_trait]
+impl Service for Supervisor {
+    fn hello(&self, _: &Hello, version: u32) -> HelloReply {
+        HelloReply {
+            version,
+            release: env!("CARGO_PKG_VERSION").to_owned(),
+            host: self.host.clone(),
+            session: self.board.session(),
+        }
+    }
+
+    async fn observations(
+        &self,
+        session: Option<Uuid>,
+        after: u64,
+        deadline: Instant,
+    ) -> Result<Observations, Fault> {
+        Ok(self.board.read(session, after, deadline).await)
+    }
+
+    async fn settings(&self, command: Command<Settings>) -> Result<Answer, Fault> {
+        self.state
+            .keep_settings(&command.body)
+            .map_err(|error| error.fault())?;
+        self.throttle.set_rate(command.body.bandwidth);
+        Ok(Answer {
+            operation: command.operation,
+            repeated: false,
+        })
+    }
+
+    async fn create_relationship(&self, command: Command<Relationship>) -> Result<Answer, Fault> {
+        let replica = command.body.replica.clone();
+        let mut replications = self.replications.lock().await;
+        let known = replications.get(&replica);
+        let repeated = self
+            .admit(&replica, known.map(|known| &known.replication), &command)
+            .await?;
+        let answer = Answer {
+            operation: command.operation.clone(),
+            repeated,
+        };
+        if repeated {
+            return Ok(answer);
+        }
+        if known.is_none() {
+            self.check_fence(&command.body, command.generation).await?;
+        }
+        let mut next = match known {
+            Some(known) => known.replication.clone(),
+            None => Replication::new(command.body.clone(), command.generation),
+        };
+        let same_work = known.is_some_and(|known| is_same_work(&known.replication, &command));
+        next.relationship = command.body;
+        next.generation = command.generation;
+        next.done(command.operation);
+        self.keep(&next)?;
+        let old = replications.remove(&replica).and_then(|old| old.running);
+        let running = match old {
+            Some(running) if same_work => {
+                running
+                    .inbox
+                    .replace(next.relationship.storage.inbox.sas.clone());
+                running
+                    .replica
+                    .replace(next.relationship.storage.replica.sas.clone());
+                running
+                    .expire
+                    .send_replace(next.relationship.storage.expires);
+                Some(running)
+            }
+            old => {
+                if let Some(old) = old {
+                    old.end().await;
+                }
+                self.run_if_started(&next)
+            }
+        };
+        self.show_if_idle(&next, running.as_ref());
+        replications.insert(
+            replica,
+            Supervised {
+                replication: next,
+                running,
+            },
+        );
+        Ok(answer)
+    }
+
+    async fn start(&self, replica: ReplicaId, command: Command<Start>) -> Result<Answer, Fault> {
+        let mut replications = self.replications.lock().await;
+        let Some(supervised) = replications.get_mut(&replica) else {
+            let message = format!(
+                "host {} has no relationship of replica {replica}",
+                self.host
+            );
+            return Err(Fault::new(Code::NotReplicating, message));
+        };
+        let repeated = self
+            .admit(&replica, Some(&supervised.replication), &command)
+            .await?;
+        if !supervised.replication.started || supervised.running.is_none() {
+            let mut next = supervised.replication.clone();
+            next.started = true;
+            next.done(command.operation.clone());
+            self.keep(&next)?;
+            supervised.running = self.run_if_started(&next);
+            supervised.replication = next;
+        }
+        Ok(Answer {
+            operation: command.operation,
+            repeated,
+        })
+    }
+
+    async fn remove(&self, replica: ReplicaId, command: Command<Remove>) -> Result<Answer, Fault> {
+        let mut replications = self.replications.lock().await;
+        let Some(supervised) = replications.get_mut(&replica) else {
+            return Ok(Answer {
+                operation: command.operation,
+                repeated: true,
+            });
+        };
+        self.admit(&replica, Some(&supervised.replication), &command)
+            .await?;
+        if let Some(running) = supervised.running.take() {
+            running.end().await;
+        }
+        let vm = supervised.replication.relationship.vm.clone();
+        let stopped = engine::source::ask(&self.edges.hypervisor, move |hypervisor| {
+            match hypervisor.stop_tracking(&vm) {
+                // Nothing of ours can be left at a machine that is not there.
+                Err(error) if error.kind == crate::host::Kind::VmNotFound => Ok(()),
+                result => result,
+            }
+        });
+        stopped.await.map_err(|error| error.fault())?;
+        self.state.forget(&replica).map_err(|error| error.fault())?;
+        replications.remove(&replica);
+        self.board.hide(&replica);
+        Ok(Answer {
+            operation: command.operation,
+            repeated: false,
+        })
+    }
+}
+
+/// Whether a new relationship changes nothing but signatures, so that the engine can go on.
+fn is_same_work(known: &Replication, command: &Command<Relationship>) -> bool {
+    let mut same = known.relationship.clone();
+    same.storage.inbox.sas = command.body.storage.inbox.sas.clone();
+    same.storage.replica.sas = command.body.storage.replica.sas.clone();
+    same.storage.expires = command.body.storage.expires;
+    same == command.body && known.generation == command.generation
+}
+
+impl Running {
+    /// Asks the engine to end, and makes it.
+    async fn end(self) {
+        self.stop.cancel();
+        if tokio::time::timeout(ENDING, self.engine).await.is_err() {
+            tracing::warn!("an engine did not end in time");
+        }
+    }
+}
+
+async fn show_inventory(board: Arc<Board>, inventory: Inventory, stop: CancellationToken) {
+    let mut seen = inventory.seen();
+    loop {
+        let now = seen.borrow_and_update().clone();
+        if now.answered || now.fault.is_some() {
+            board.show_host(HostObservation {
+                machines: now.machines,
+                fault: now.fault,
+            });
+        }
+        tokio::select! {
+            changed = seen.changed() => if changed.is_err() { return },
+            () = stop.cancelled() => return,
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! Ends replications that nobody wants any more: their object was deleted while their host was away.
+//!
+//! A replication goes only if the site's record says that its replica is retained. One without a record may be of an
+//! object that a rebuilt cluster has not applied yet: it is left alone.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::controller::context::{Context, name_of};
+use crate::controller::gateway::host_state::HostState;
+use crate::controller::site::handle::{SiteHandle, SiteView};
+use crate::ids::{ObjectName, OperationId, random};
+use crate::wire::{Command, Remove};
+
+/// How often replications are compared with records.
+const EVERY: Duration = Duration::from_secs(60);
+
+/// Compares until `stop`.
+pub async fn sweep(context: Arc<Context>, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(EVERY) => {}
+            () = stop.cancelled() => return,
+        }
+        show_counts(&context);
+        for site in sites(&context) {
+            let Some(SiteView::Ready(handle)) = context.view(&site) else {
+                continue;
+            };
+            for host in context.registry.hosts(&site) {
+                end_retained(&handle, &host).await;
+            }
+        }
+    }
+}
+
+/// Tells the gateway which sites exist.
+pub fn know_sites(context: &Context) {
+    context
+        .registry
+        .know_sites(sites(context).into_iter().collect::<HashSet<_>>());
+}
+
+fn sites(context: &Context) -> Vec<ObjectName> {
+    context
+        .sites
+        .list()
+        .iter()
+        .filter_map(|site| name_of(site.as_ref()))
+        .collect()
+}
+
+fn show_counts(context: &Context) {
+    let vms = context.vms.list();
+    let states = vms
+        .iter()
+        .filter_map(|vm| Some(format!("{:?}", vm.0.as_ref().ok()?.status.as_ref()?.state?)));
+    context.metrics.set_vms(states);
+    let hosts = sites(context)
+        .iter()
+        .flat_map(|site| context.registry.hosts(site))
+        .collect::<Vec<_>>();
+    context
+        .metrics
+        .set_agents(hosts.iter().filter(|host| host.is_connected()).count());
+}
+
+async fn end_retained(handle: &SiteHandle, host: &HostState) {
+    let Some(agent) = host.agent() else { return };
+    for (replica, replication) in host.observed.replications.iter() {
+        if !handle
+            .record_of(replica)
+            .is_some_and(|record| record.retained)
+        {
+            continue;
+        }
+        let command = Command {
+            generation: replication.generation,
+            operation: OperationId::from_random(random()),
+            run: None,
+            body: Remove::default(),
+        };
+        match agent.remove(replica, &command).await {
+            Ok(_) => {
+                tracing::info!(%replica, host = %host.host, "ended the replication of a deleted ProtectedVM")
+            }
+            Err(fault) => {
+                tracing::warn!(%replica, host = %host.host, %fault, "a replication is ended later")
+            }
+        }
+    }
+}

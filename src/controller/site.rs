@@ -1,0 +1,444 @@
+//! Reconciles a `HyperVSite`: may the account be used, does this cluster act, are the agents there, how are the VMs.
+
+pub mod handle;
+pub mod report;
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use kube::runtime::controller::Action;
+
+use crate::api::hyperv_site::{HyperVSite, HyperVSiteStatus, RefusedAgent, VirtualMachineCounts};
+use crate::api::time::Time;
+use crate::api::vm_status::{Health, ReplicationState};
+use crate::api::{annotation, quantity};
+use crate::blob::Account;
+use crate::controller::accounts::Opened;
+use crate::controller::context::{Context, name_of};
+use crate::controller::documents::{self, Held};
+use crate::controller::gateway::host_state::{HostState, Link};
+use crate::controller::gateway::refusals::Claimant;
+use crate::controller::site::handle::{SiteHandle, SiteView};
+use crate::controller::site::report::{Facts, Host, Owner};
+use crate::controller::unsupported;
+use crate::ids::{HostName, ObjectName, OperationId};
+use crate::replica::names::{self, Prefix};
+use crate::replica::owner;
+use crate::report::{Code, Fault};
+use crate::units::Generation;
+use crate::wire::{Command, Settings};
+
+/// How often a site is looked at without anything having happened.
+const LOOK: Duration = Duration::from_secs(60);
+/// How often the account's kind is asked for.
+const ACCOUNT_LOOK: Duration = Duration::from_secs(1800);
+
+/// What is remembered of a site between two looks.
+#[derive(Default)]
+pub struct SiteMemory {
+    opened: Option<Opened>,
+    /// When the account last said that it can hold replicas.
+    suitable: Option<tokio::time::Instant>,
+    handle: Option<Arc<SiteHandle>>,
+    /// The session of each agent that was told the settings, and the settings.
+    told: HashMap<HostName, (uuid::Uuid, Settings)>,
+}
+
+/// How the storage side of a site was found.
+struct Found {
+    credentials: Result<(), Fault>,
+    account: Option<Result<(), Fault>>,
+    owner: Owner,
+}
+
+/// Looks at a site once.
+pub async fn reconcile(site: &HyperVSite, context: &Context, memory: &mut SiteMemory) -> Action {
+    let Some(name) = name_of(site) else {
+        return Action::await_change();
+    };
+    let found = look(site, &name, context, memory).await;
+    let unsupported = unsupported::of_site(&site.spec);
+    let hosts = hosts(site, &name, context);
+    let facts = Facts {
+        hosts: hosts
+            .iter()
+            .map(|(name, state)| host(name, state.as_deref()))
+            .collect(),
+        refused: refused(&name, context),
+        credentials: found.credentials.as_ref().copied(),
+        account: found
+            .account
+            .as_ref()
+            .map(|account| account.as_ref().copied()),
+        owner: found.owner.clone(),
+        counts: counts(&name, context),
+        unsupported: &unsupported,
+    };
+    show(&name, context, memory, &facts);
+    tell_settings(site, &hosts, memory).await;
+    write_status(site, &name, context, &facts).await;
+    // Spread over time, so that many sites are not looked at in the same second.
+    Action::requeue(LOOK.mul_f64(rand::random_range(0.9..1.1)))
+}
+
+/// Opens the account, makes sure that it can hold replicas, and finds out who acts.
+async fn look(
+    site: &HyperVSite,
+    name: &ObjectName,
+    context: &Context,
+    memory: &mut SiteMemory,
+) -> Found {
+    let opened = context
+        .opener
+        .open(name.namespace(), &site.spec.azure, memory.opened.as_ref())
+        .await;
+    let opened = match opened {
+        Ok(opened) => opened,
+        Err(fault) => {
+            return Found {
+                credentials: Err(fault),
+                account: None,
+                owner: Owner::Unknown,
+            };
+        }
+    };
+    if memory
+        .opened
+        .as_ref()
+        .is_none_or(|before| before.fingerprint != opened.fingerprint)
+    {
+        memory.suitable = None;
+    }
+    memory.opened = Some(opened.clone());
+    match use_account(site, name, context, memory, &opened).await {
+        Ok(owner) => Found {
+            credentials: Ok(()),
+            account: Some(Ok(())),
+            owner,
+        },
+        Err(fault) => {
+            // Who acted before still does as far as anybody knows; it is looked at again.
+            let owner = if memory.handle.is_some() {
+                Owner::Ours
+            } else {
+                Owner::Unknown
+            };
+            Found {
+                credentials: Ok(()),
+                account: Some(Err(fault)),
+                owner,
+            }
+        }
+    }
+}
+
+async fn use_account(
+    site: &HyperVSite,
+    name: &ObjectName,
+    context: &Context,
+    memory: &mut SiteMemory,
+    opened: &Opened,
+) -> Result<Owner, Fault> {
+    if memory.suitable.is_none_or(|at| at.elapsed() > ACCOUNT_LOOK) {
+        check_account(opened.account.as_ref()).await?;
+        memory.suitable = Some(tokio::time::Instant::now());
+    }
+    let prefix: Prefix = site
+        .spec
+        .azure
+        .storage
+        .container_prefix
+        .parse()
+        .map_err(|error| Fault::of(Code::Configuration, &error as &names::NotAPrefix))?;
+    let container = prefix.site(name);
+    opened
+        .account
+        .create_container(&container)
+        .await
+        .map_err(|error| error.fault())?;
+    let (owner, took_over) =
+        settle_owner(site, name, context, opened.account.as_ref(), &container).await?;
+    if owner != Owner::Ours {
+        memory.handle = None;
+        return Ok(owner);
+    }
+    memory.handle = Some(match memory.handle.take() {
+        Some(handle) if handle.fingerprint == opened.fingerprint => handle,
+        Some(handle) => Arc::new(handle.reopened(opened.account.clone(), opened.fingerprint)),
+        None => {
+            let records =
+                handle::read_records(opened.account.container(&container).as_ref()).await?;
+            let (account, fingerprint) = (opened.account.clone(), opened.fingerprint);
+            Arc::new(SiteHandle::new(
+                name.clone(),
+                account,
+                prefix,
+                fingerprint,
+                took_over,
+                records,
+            ))
+        }
+    });
+    Ok(Owner::Ours)
+}
+
+async fn check_account(account: &dyn Account) -> Result<(), Fault> {
+    let information = account.information().await.map_err(|error| error.fault())?;
+    let hierarchical = information.hierarchical_namespace;
+    match report::unsuitable(&information.sku, &information.kind, hierarchical) {
+        Some(fault) => Err(fault),
+        None => Ok(()),
+    }
+}
+
+/// Claims, renews or takes over the site, or stands back: who acts then, and whether another did before.
+async fn settle_owner(
+    site: &HyperVSite,
+    name: &ObjectName,
+    context: &Context,
+    account: &dyn Account,
+    container: &str,
+) -> Result<(Owner, bool), Fault> {
+    let container = account.container(container);
+    let us = owner::Owner {
+        cluster: context.cluster.clone(),
+        site: name.clone(),
+    };
+    let held: Option<Held<owner::Owner>> =
+        documents::load(container.as_ref(), names::OWNER).await?;
+    let seen = held.as_ref().map(|held| owner::Seen {
+        owner: held.value.clone(),
+        last_modified: held.last_modified,
+        now: held.date,
+    });
+    let take_over = site
+        .metadata
+        .annotations
+        .as_ref()
+        .and_then(|all| all.get(annotation::TAKE_OVER));
+    let action = owner::decide(&us, seen.as_ref(), take_over.map(String::as_str));
+    match (&action, &held) {
+        (owner::Action::Hold, _) => {}
+        (owner::Action::StandBack { cluster, silent }, _) => {
+            return Ok((
+                Owner::Other {
+                    cluster: cluster.clone(),
+                    silent: *silent,
+                },
+                false,
+            ));
+        }
+        (_, Some(held)) => {
+            documents::replace(container.as_ref(), names::OWNER, held, us).await?;
+        }
+        (_, None) => {
+            documents::create(container.as_ref(), names::OWNER, us).await?;
+        }
+    }
+    let took_over = action == owner::Action::TakeOver;
+    if took_over {
+        tracing::warn!(site = %name, "took the site over from another cluster");
+    }
+    Ok((Owner::Ours, took_over))
+}
+
+fn hosts(
+    site: &HyperVSite,
+    name: &ObjectName,
+    context: &Context,
+) -> Vec<(HostName, Option<Arc<HostState>>)> {
+    let hosts = site
+        .spec
+        .hosts
+        .iter()
+        .filter_map(|host| host.name.parse::<HostName>().ok());
+    hosts
+        .map(|host| {
+            let state = context.registry.host(name, &host);
+            (host, state)
+        })
+        .collect()
+}
+
+fn host<'a>(name: &HostName, state: Option<&'a HostState>) -> Host<'a> {
+    let machines = state.and_then(|state| state.observed.machines.as_deref());
+    Host {
+        name: name.to_string(),
+        link: state.map(|state| match &state.link {
+            Link::Connected { since, .. } => (true, *since),
+            Link::Lost { since, .. } => (false, *since),
+        }),
+        release: state.map(|state| state.release.clone()),
+        machines: machines.map(|machines| machines.machines.as_slice()),
+        fault: state
+            .and_then(|state| state.trouble.clone())
+            .or_else(|| machines.and_then(|machines| machines.fault.clone())),
+    }
+}
+
+/// Agents that were turned away and claim to be of this site.
+fn refused(site: &ObjectName, context: &Context) -> Vec<RefusedAgent> {
+    let mut refused: Vec<RefusedAgent> = context
+        .registry
+        .refused()
+        .into_iter()
+        .filter_map(|refused| match refused.claimant {
+            Claimant::Host(identity) if identity.site == *site => Some(RefusedAgent {
+                host: identity.host.to_string(),
+                reason: refused.fault.message,
+                since: refused.first.into(),
+            }),
+            Claimant::Host(_) | Claimant::Address(_) => None,
+        })
+        .collect();
+    refused.sort_by(|a, b| a.host.cmp(&b.host));
+    refused.truncate(16);
+    refused
+}
+
+fn counts(site: &ObjectName, context: &Context) -> VirtualMachineCounts {
+    let mut counts = VirtualMachineCounts::default();
+    for vm in context.vms_of(site) {
+        let Ok(vm) = &vm.0 else { continue };
+        counts.total += 1;
+        let Some(status) = &vm.status else { continue };
+        counts.protected += i32::from(status.state == Some(ReplicationState::Protected));
+        counts.warning += i32::from(status.health == Some(Health::Warning));
+        counts.critical += i32::from(status.health == Some(Health::Critical));
+    }
+    counts
+}
+
+/// Shows VMs how their site was found, and has them looked at if that changed.
+fn show(name: &ObjectName, context: &Context, memory: &SiteMemory, facts: &Facts<'_>) {
+    let view = match (&facts.owner, &memory.handle) {
+        (Owner::Other { .. }, _) => SiteView::NotOurs(report::not_ready(facts).unwrap_or_default()),
+        (Owner::Ours, Some(handle)) if facts.account == Some(Ok(())) => {
+            SiteView::Ready(handle.clone())
+        }
+        (Owner::Ours | Owner::Unknown, _) => {
+            SiteView::NotReady(report::not_ready(facts).unwrap_or_default())
+        }
+    };
+    let same = |before: &SiteView| match (before, &view) {
+        (SiteView::Ready(a), SiteView::Ready(b)) => Arc::ptr_eq(a, b),
+        (SiteView::NotReady(a), SiteView::NotReady(b))
+        | (SiteView::NotOurs(a), SiteView::NotOurs(b)) => a == b,
+        (SiteView::Ready(_) | SiteView::NotReady(_) | SiteView::NotOurs(_), _) => false,
+    };
+    let mut views = context
+        .views
+        .write()
+        .unwrap_or_else(PoisonError::into_inner);
+    let changed = !views.get(name).is_some_and(same);
+    views.insert(name.clone(), view);
+    drop(views);
+    if changed {
+        context.touch_vms(name);
+    }
+}
+
+/// Tells each agent what holds for its host, once per session and change.
+async fn tell_settings(
+    site: &HyperVSite,
+    hosts: &[(HostName, Option<Arc<HostState>>)],
+    memory: &mut SiteMemory,
+) {
+    let per_host = site
+        .spec
+        .bandwidth
+        .as_ref()
+        .and_then(|bandwidth| bandwidth.per_host.as_deref());
+    let settings = Settings {
+        bandwidth: per_host.and_then(quantity::bytes_per_second),
+    };
+    for (host, state) in hosts {
+        let Some((state, agent)) = state
+            .as_ref()
+            .and_then(|state| Some((state, state.agent()?)))
+        else {
+            continue;
+        };
+        let telling = (state.observed.session, settings.clone());
+        if memory.told.get(host) == Some(&telling) {
+            continue;
+        }
+        let command = Command {
+            generation: Generation::ZERO,
+            operation: OperationId::from_random(crate::ids::random()),
+            run: None,
+            body: settings.clone(),
+        };
+        match agent.settings(&command).await {
+            Ok(_) => {
+                memory.told.insert(host.clone(), telling);
+            }
+            Err(fault) => tracing::warn!(%host, %fault, "cannot tell the host's settings"),
+        }
+    }
+}
+
+async fn write_status(site: &HyperVSite, name: &ObjectName, context: &Context, facts: &Facts<'_>) {
+    let generation = site.metadata.generation.unwrap_or(0);
+    let found = site.status.clone().unwrap_or_default();
+    let (last, _) = context.site_status.last(name, &found);
+    let now: Time = context.clock.now().into();
+    let status = report::status(facts, &last, generation, now);
+    announce(site, context, facts, &last, &status).await;
+    if status == last {
+        return;
+    }
+    if let Err(fault) = context
+        .site_status
+        .write::<HyperVSite>(&context.pace, name, &status)
+        .await
+    {
+        tracing::warn!(site = %name, %fault, "the status is written later");
+    }
+}
+
+/// Events of what changed.
+async fn announce(
+    site: &HyperVSite,
+    context: &Context,
+    facts: &Facts<'_>,
+    last: &HyperVSiteStatus,
+    status: &HyperVSiteStatus,
+) {
+    if last.observed_generation != status.observed_generation && !facts.unsupported.is_empty() {
+        let note = format!(
+            "this version does not act upon: {}",
+            facts.unsupported.join(", ")
+        );
+        context
+            .events
+            .warning(site, unsupported::REASON, &note)
+            .await;
+    }
+    let ready = |status: &HyperVSiteStatus| {
+        let ready = status
+            .conditions
+            .iter()
+            .find(|condition| condition.type_ == "Ready");
+        ready.map(|ready| {
+            (
+                ready.status.clone(),
+                ready.reason.clone(),
+                ready.message.clone(),
+            )
+        })
+    };
+    let (before, now) = (ready(last), ready(status));
+    let key = |ready: &Option<(String, String, String)>| {
+        ready
+            .as_ref()
+            .map(|(status, reason, _)| (status.clone(), reason.clone()))
+    };
+    if let Some((status, reason, message)) = now.clone().filter(|_| key(&before) != key(&now)) {
+        match status.as_str() {
+            "True" => context.events.normal(site, &reason, &message).await,
+            _ => context.events.warning(site, &reason, &message).await,
+        }
+    }
+}

@@ -1,0 +1,466 @@
+//! What the status of a site says, computed anew from what is known.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::api::condition::{self, Said, Status, types};
+use crate::api::hyperv_site::{
+    HostStatus, HyperVSiteStatus, RefusedAgent, VirtualMachineCounts, VolumeStatus,
+};
+use crate::api::time::Time;
+use crate::host::Machine;
+use crate::report::{Code, Fault};
+use crate::retry::{Class, class};
+
+/// Free space is said in steps of this many percent.
+const STEP: u64 = 5;
+
+/// Everything that a status is made of.
+pub struct Facts<'a> {
+    pub hosts: Vec<Host<'a>>,
+    /// Agents that were turned away and claim to be of this site.
+    pub refused: Vec<RefusedAgent>,
+    /// Whether the credentials could be made use of.
+    pub credentials: Result<(), &'a Fault>,
+    /// Whether the account answered, and may hold replicas; nothing before it was asked.
+    pub account: Option<Result<(), &'a Fault>>,
+    pub owner: Owner,
+    pub counts: VirtualMachineCounts,
+    pub unsupported: &'a [&'static str],
+}
+
+/// A host of the spec, and what its agent says.
+pub struct Host<'a> {
+    pub name: String,
+    /// When it was connected or lost; nothing if it never was since this controller leads.
+    pub link: Option<(bool, Timestamp)>,
+    pub release: Option<String>,
+    pub machines: Option<&'a [Machine]>,
+    /// Why the host's machines cannot be listed.
+    pub fault: Option<Fault>,
+}
+
+/// Who acts for the site.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Owner {
+    Unknown,
+    Ours,
+    Other { cluster: String, silent: Duration },
+}
+
+/// The status to write.
+pub fn status(
+    facts: &Facts<'_>,
+    old: &HyperVSiteStatus,
+    generation: i64,
+    now: Time,
+) -> HyperVSiteStatus {
+    let connected = facts.hosts.iter().filter(|host| is_connected(host)).count();
+    HyperVSiteStatus {
+        observed_generation: generation,
+        conditions: condition::merge(&old.conditions, conditions(facts), generation, now),
+        hosts_connected: Some(format!("{connected}/{}", facts.hosts.len())),
+        hosts: facts
+            .hosts
+            .iter()
+            .map(|host| host_status(host, old, now))
+            .collect(),
+        virtual_machines: Some(facts.counts.clone()),
+        refused_agents: facts.refused.clone(),
+    }
+}
+
+/// Why VMs of the site have to wait, if they have to.
+pub fn not_ready(facts: &Facts<'_>) -> Option<String> {
+    let ready = ready(facts);
+    (ready.status != Status::True).then_some(ready.message)
+}
+
+fn is_connected(host: &Host<'_>) -> bool {
+    host.link.is_some_and(|(connected, _)| connected)
+}
+
+fn host_status(host: &Host<'_>, old: &HyperVSiteStatus, now: Time) -> HostStatus {
+    let before = old.hosts.iter().find(|before| before.name == host.name);
+    let connected = is_connected(host);
+    let same = before.filter(|before| before.connected == connected);
+    // A controller that has just begun to lead does not know since when: what was said before still holds.
+    let since = same
+        .map(|before| before.since)
+        .or_else(|| host.link.map(|(_, since)| since.into()));
+    HostStatus {
+        name: host.name.clone(),
+        connected,
+        since: since.unwrap_or(now),
+        agent_version: host
+            .release
+            .clone()
+            .or_else(|| before.and_then(|before| before.agent_version.clone())),
+        virtual_machines: host
+            .machines
+            .map(|machines| i32::try_from(machines.len()).unwrap_or(i32::MAX))
+            .or_else(|| before.and_then(|before| before.virtual_machines)),
+        volumes: host.machines.map_or_else(
+            || {
+                before
+                    .map(|before| before.volumes.clone())
+                    .unwrap_or_default()
+            },
+            volumes,
+        ),
+    }
+}
+
+/// The volumes of all disks, with free space in coarse steps, so that the status stays quiet.
+fn volumes(machines: &[Machine]) -> Vec<VolumeStatus> {
+    let volumes = machines
+        .iter()
+        .flat_map(|machine| &machine.disks)
+        .filter_map(|disk| disk.volume.as_ref());
+    let mut volumes: Vec<VolumeStatus> = volumes
+        .map(|volume| {
+            let percent = u128::from(volume.free) * 100 / u128::from(volume.size.max(1));
+            let step = u64::try_from(percent).unwrap_or(100).min(100) / STEP * STEP;
+            VolumeStatus {
+                name: volume.name.clone(),
+                free_percent: i32::try_from(step).unwrap_or(0),
+            }
+        })
+        .collect();
+    volumes.sort_by(|a, b| a.name.cmp(&b.name));
+    volumes.dedup_by(|a, b| a.name == b.name);
+    volumes
+}
+
+fn conditions(facts: &Facts<'_>) -> Vec<Said> {
+    let ready = ready(facts);
+    let mut said = vec![ready.clone()];
+    if ready.status != Status::True {
+        let type_ = if is_stalled(facts) {
+            types::STALLED
+        } else {
+            types::RECONCILING
+        };
+        said.push(Said {
+            type_,
+            status: Status::True,
+            ..ready
+        });
+    }
+    said.extend([
+        agents(facts),
+        credentials(facts),
+        reachable(facts),
+        owner(facts),
+    ]);
+    said
+}
+
+fn ready(facts: &Facts<'_>) -> Said {
+    let parts = [owner(facts), credentials(facts), reachable(facts)];
+    if let Some(part) = parts.into_iter().find(|part| part.status != Status::True) {
+        return Said {
+            type_: types::READY,
+            status: Status::False,
+            ..part
+        };
+    }
+    if !facts.hosts.iter().any(is_connected) {
+        let message = agents(facts).message;
+        return Said::new(types::READY, Status::False, "AgentsDisconnected", message);
+    }
+    let mut message = "the site is usable".to_owned();
+    if !facts.unsupported.is_empty() {
+        message = format!(
+            "{message}; not acted upon by this version: {}",
+            facts.unsupported.join(", ")
+        );
+    }
+    Said::new(types::READY, Status::True, "Usable", message)
+}
+
+/// Whether only a human can help.
+fn is_stalled(facts: &Facts<'_>) -> bool {
+    let permanent = |fault: &Fault| class(fault.code) == Class::NonRecoverable;
+    matches!(facts.owner, Owner::Other { .. })
+        || facts.credentials.is_err_and(permanent)
+        || facts
+            .account
+            .is_some_and(|account| account.is_err_and(permanent))
+}
+
+fn agents(facts: &Facts<'_>) -> Said {
+    let lost: Vec<&str> = facts
+        .hosts
+        .iter()
+        .filter(|host| !is_connected(host))
+        .map(|host| host.name.as_str())
+        .collect();
+    let failing: Vec<String> = facts
+        .hosts
+        .iter()
+        .filter_map(|host| {
+            host.fault
+                .as_ref()
+                .map(|fault| format!("{}: {}", host.name, fault.message))
+        })
+        .collect();
+    if !lost.is_empty() {
+        let refused: Vec<String> = facts
+            .refused
+            .iter()
+            .map(|refused| format!("{} was refused: {}", refused.host, refused.reason))
+            .collect();
+        let mut message = format!(
+            "no agent of {} is connected; check the agent's service and that it reaches the gateway",
+            lost.join(", ")
+        );
+        if !refused.is_empty() {
+            message = format!("{message}; {}", refused.join("; "));
+        }
+        return Said::new(
+            types::AGENTS_CONNECTED,
+            Status::False,
+            "AgentsMissing",
+            message,
+        );
+    }
+    if !failing.is_empty() {
+        return Said::new(
+            types::AGENTS_CONNECTED,
+            Status::False,
+            "HypervisorUnavailable",
+            failing.join("; "),
+        );
+    }
+    if let Some(refused) = facts.refused.first() {
+        let message = format!("{} was refused: {}", refused.host, refused.reason);
+        return Said::new(
+            types::AGENTS_CONNECTED,
+            Status::True,
+            "AgentRefused",
+            message,
+        );
+    }
+    Said::new(types::AGENTS_CONNECTED, Status::True, "AllConnected", "")
+}
+
+fn credentials(facts: &Facts<'_>) -> Said {
+    let refused = |fault: &&Fault| fault.code == Code::StorageUnauthorized;
+    match (facts.credentials, facts.account) {
+        (Err(fault), _) => failed(types::CREDENTIALS_VALID, fault),
+        (Ok(()), Some(Err(fault))) if refused(&fault) => failed(types::CREDENTIALS_VALID, fault),
+        (Ok(()), Some(Ok(()))) => Said::new(types::CREDENTIALS_VALID, Status::True, "Accepted", ""),
+        (Ok(()), Some(Err(_)) | None) => Said::new(
+            types::CREDENTIALS_VALID,
+            Status::Unknown,
+            "NotTried",
+            "the storage account has not answered yet",
+        ),
+    }
+}
+
+fn reachable(facts: &Facts<'_>) -> Said {
+    match facts.account {
+        Some(Ok(())) => Said::new(types::AZURE_REACHABLE, Status::True, "Reachable", ""),
+        Some(Err(fault)) => failed(types::AZURE_REACHABLE, fault),
+        None => Said::new(
+            types::AZURE_REACHABLE,
+            Status::Unknown,
+            "NotTried",
+            "the storage account was not asked yet",
+        ),
+    }
+}
+
+fn failed(type_: &'static str, fault: &Fault) -> Said {
+    let message = format!("{} ({})", fault.message, fault.code.remedy());
+    Said::new(type_, Status::False, fault.code.as_str(), message)
+}
+
+fn owner(facts: &Facts<'_>) -> Said {
+    match &facts.owner {
+        Owner::Ours => Said::new(types::OWNER, Status::True, "ThisCluster", ""),
+        Owner::Unknown => Said::new(
+            types::OWNER,
+            Status::Unknown,
+            "NotTried",
+            "the storage account has not answered yet",
+        ),
+        // Not for how long it has been silent: that moves by itself.
+        Owner::Other { cluster, .. } => Said::new(
+            types::OWNER,
+            Status::False,
+            Code::ManagedByAnotherCluster.as_str(),
+            format!(
+                "cluster {cluster} acts for this site; it is taken over when that cluster has been silent for ten \
+                 minutes, or at once with the annotation {}={cluster}",
+                crate::api::annotation::TAKE_OVER
+            ),
+        ),
+    }
+}
+
+/// What keeps an account from holding replicas, beyond its kind.
+pub fn unsuitable(sku: &str, kind: &str, hierarchical: Option<bool>) -> Option<Fault> {
+    let premium = sku.starts_with("Premium");
+    let wrong_kind = !matches!(kind, "StorageV2" | "Storage");
+    let why = if hierarchical == Some(true) {
+        "it has a hierarchical namespace, which has no page blobs".to_owned()
+    } else if premium {
+        format!("it is {sku}: a premium page blob keeps at most 100 snapshots")
+    } else if wrong_kind {
+        format!("it is of kind {kind}, page blobs need general-purpose v2")
+    } else {
+        return None;
+    };
+    Some(Fault::new(
+        Code::AccountUnsuitable,
+        format!("the storage account cannot hold replicas: {why}"),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::condition::is_true;
+
+    fn host(name: &str, connected: bool) -> Host<'static> {
+        let since = Timestamp::from_second(1_790_000_000).unwrap();
+        Host {
+            name: name.to_owned(),
+            link: Some((connected, since)),
+            release: None,
+            machines: None,
+            fault: None,
+        }
+    }
+
+    fn usable() -> Facts<'static> {
+        Facts {
+            hosts: vec![host("hv1", true)],
+            refused: Vec::new(),
+            credentials: Ok(()),
+            account: Some(Ok(())),
+            owner: Owner::Ours,
+            counts: VirtualMachineCounts::default(),
+            unsupported: &[],
+        }
+    }
+
+    fn ready_of(facts: &Facts<'_>) -> (String, String, bool, bool) {
+        let now = Timestamp::from_second(1_790_000_000).unwrap().into();
+        let status = status(facts, &HyperVSiteStatus::default(), 1, now);
+        let ready = status
+            .conditions
+            .iter()
+            .find(|condition| condition.type_ == types::READY)
+            .unwrap();
+        let conditions = &status.conditions;
+        let (reconciling, stalled) = (
+            is_true(conditions, types::RECONCILING),
+            is_true(conditions, types::STALLED),
+        );
+        (
+            ready.status.clone(),
+            ready.reason.clone(),
+            reconciling,
+            stalled,
+        )
+    }
+
+    fn expected(
+        status: &str,
+        reason: &str,
+        reconciling: bool,
+        stalled: bool,
+    ) -> (String, String, bool, bool) {
+        (status.to_owned(), reason.to_owned(), reconciling, stalled)
+    }
+
+    #[test]
+    fn a_site_is_usable_while_one_of_its_hosts_is_connected() {
+        let mut facts = usable();
+        facts.hosts.push(host("hv2", false));
+        assert_eq!(ready_of(&facts), expected("True", "Usable", false, false));
+        facts.hosts.remove(0);
+        assert_eq!(
+            ready_of(&facts),
+            expected("False", "AgentsDisconnected", true, false)
+        );
+    }
+
+    #[test]
+    fn another_clusters_site_is_stalled_and_says_how_to_take_over() {
+        let owner = Owner::Other {
+            cluster: "b".to_owned(),
+            silent: Duration::from_secs(5),
+        };
+        let facts = Facts { owner, ..usable() };
+        assert_eq!(
+            ready_of(&facts),
+            expected("False", "ManagedByAnotherCluster", false, true)
+        );
+        assert!(
+            not_ready(&facts)
+                .unwrap()
+                .contains("take-over-from-cluster=b")
+        );
+    }
+
+    #[test]
+    fn refused_credentials_need_a_human_and_an_unreachable_account_does_not() {
+        let refused = Fault::new(Code::StorageUnauthorized, "403");
+        let facts = Facts {
+            account: Some(Err(&refused)),
+            owner: Owner::Ours,
+            ..usable()
+        };
+        assert_eq!(
+            ready_of(&facts),
+            expected("False", "StorageUnauthorized", false, true)
+        );
+        let unreachable = Fault::new(Code::StorageUnreachable, "dns");
+        let facts = Facts {
+            account: Some(Err(&unreachable)),
+            ..usable()
+        };
+        let (status, _, reconciling, stalled) = ready_of(&facts);
+        assert_eq!(
+            (status.as_str(), reconciling, stalled),
+            ("False", true, false)
+        );
+    }
+
+    #[test]
+    fn a_refused_agent_is_shown_with_its_reason() {
+        let since = Timestamp::from_second(1_790_000_000).unwrap().into();
+        let refused = RefusedAgent {
+            host: "hv2".to_owned(),
+            reason: "certificate expired".to_owned(),
+            since,
+        };
+        let mut facts = Facts {
+            refused: vec![refused],
+            ..usable()
+        };
+        facts.hosts.push(host("hv2", false));
+        let said = agents(&facts);
+        assert!(
+            said.message
+                .contains("hv2 was refused: certificate expired"),
+            "{}",
+            said.message
+        );
+    }
+
+    #[test]
+    fn accounts_that_cannot_hold_page_blobs_are_refused() {
+        assert!(unsuitable("Standard_LRS", "StorageV2", Some(false)).is_none());
+        assert!(unsuitable("Standard_RAGRS", "StorageV2", None).is_none());
+        assert!(unsuitable("Standard_LRS", "StorageV2", Some(true)).is_some());
+        assert!(unsuitable("Premium_LRS", "StorageV2", Some(false)).is_some());
+        assert!(unsuitable("Standard_LRS", "BlockBlobStorage", Some(false)).is_some());
+    }
+}

@@ -1,0 +1,293 @@
+//! Reconciles a `ProtectedVM`: gather what is known, decide the next step, take it, report.
+//!
+//! | | |
+//! |---|---|
+//! | [`gather`], [`find`] | what is known, from caches, agents, storage and data path |
+//! | [`rules`], [`queue`], [`step`] | what it means: prerequisites, whose turn it is, what comes next; pure |
+//! | [`describe`], [`perform`] | one change outside |
+//! | [`report`] | the status, computed anew; pure |
+//! | [`memory`] | what is kept between two looks |
+
+pub mod describe;
+pub mod find;
+pub mod gather;
+pub mod memory;
+pub mod perform;
+pub mod queue;
+pub mod report;
+pub mod rules;
+pub mod step;
+
+use std::time::Duration;
+
+use kube::runtime::controller::Action;
+
+use crate::api::annotation;
+use crate::api::condition::{Condition, types};
+use crate::api::protected_vm::ProtectedVM;
+use crate::api::vm_status::{LastHandled, ProtectedVMStatus};
+use crate::controller::context::Context;
+use crate::controller::unsupported;
+use crate::controller::vm::gather::{Gathered, Knowledge};
+use crate::controller::vm::memory::VmMemory;
+use crate::controller::vm::report::details::{Details, DiskDetails};
+use crate::controller::vm::report::{Facts, quiet};
+use crate::controller::vm::step::{Step, Why};
+use crate::ids::ObjectName;
+use crate::retry::{Class, Trouble, class};
+
+/// How soon a VM is looked at again of which something is not known yet.
+const SOON: Duration = Duration::from_secs(1);
+/// How often a VM is looked at without anything having happened.
+const LOOK: Duration = Duration::from_secs(600);
+/// How often one is that moves: its progress is shown in between.
+const MOVING: Duration = Duration::from_secs(15);
+
+/// What a look came to.
+pub enum Outcome {
+    /// Look again then.
+    Again(Action),
+    /// The object was deleted, and may go.
+    Gone,
+}
+
+/// Looks at a VM once.
+pub async fn reconcile(
+    vm: &ProtectedVM,
+    name: &ObjectName,
+    context: &Context,
+    memory: &mut VmMemory,
+) -> Outcome {
+    let found = vm.status.clone().unwrap_or_default();
+    let (last, age) = context.vm_status.last(name, &found);
+    let handled = handle_annotations(vm, &last, memory, context);
+    let started = context.clock.now();
+    let gathered = match gather::gather(vm, name, context, memory).await {
+        Ok(Knowledge::Enough(gathered)) => *gathered,
+        Ok(Knowledge::NotYet) => return Outcome::Again(Action::requeue(SOON)),
+        Err(fault) => {
+            tracing::warn!(vm = %name, %fault, "cannot look at the VM");
+            return Outcome::Again(Action::requeue(MOVING));
+        }
+    };
+    let step = step::next(&gathered.observed);
+    let acted = act(step, name, &gathered, context, memory, started).await;
+    if acted == Acted::Done && step == Step::Retain {
+        return Outcome::Gone;
+    }
+    let trouble = worst_trouble(memory, &gathered);
+    let unsupported = unsupported::of_vm(&vm.spec);
+    let facts = Facts {
+        observed: &gathered.observed,
+        step,
+        trouble: trouble.as_ref(),
+        silent: gathered.silent,
+        site: &vm.spec.site_ref.name,
+        details: details(&gathered),
+        unsupported: &unsupported,
+    };
+    let generation = vm.metadata.generation.unwrap_or(0);
+    let mut status = report::status(&facts, &last, generation, context.clock.now().into());
+    status.last_handled = handled;
+    announce(vm, context, &unsupported, &last, &status).await;
+    if quiet::is_worth_writing(&last, &status, age)
+        && let Err(fault) = context
+            .vm_status
+            .write::<ProtectedVM>(&context.pace, name, &status)
+            .await
+    {
+        tracing::warn!(vm = %name, %fault, "the status is written later");
+        return Outcome::Again(Action::requeue(SOON));
+    }
+    Outcome::Again(again(step, acted, memory))
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Acted {
+    /// The step was taken: there may be another one.
+    Done,
+    /// There was nothing to do, or it is not yet time to try again.
+    Nothing,
+    Failed,
+}
+
+async fn act(
+    step: Step,
+    name: &ObjectName,
+    gathered: &Gathered,
+    context: &Context,
+    memory: &mut VmMemory,
+    started: jiff::Timestamp,
+) -> Acted {
+    if matches!(step, Step::Nothing(_)) {
+        memory.failing.reset();
+        return Acted::Nothing;
+    }
+    if memory.failing.wait().is_some() {
+        return Acted::Nothing;
+    }
+    match perform::perform(step, name, gathered, context, memory).await {
+        Ok(()) => {
+            memory.failing.reset();
+            Acted::Done
+        }
+        Err(fault) => {
+            tracing::warn!(vm = %name, ?step, %fault, "cannot go on");
+            memory.failing.failed(fault, started);
+            Acted::Failed
+        }
+    }
+}
+
+fn again(step: Step, acted: Acted, memory: &VmMemory) -> Action {
+    if let Some(at) = memory.failing.wait() {
+        return Action::requeue(at.saturating_duration_since(tokio::time::Instant::now()));
+    }
+    match (acted, step) {
+        // What the agent was told shows in its observations, which bring the VM back by themselves.
+        (Acted::Done, Step::Relate | Step::Start) => Action::requeue(MOVING),
+        (Acted::Done, _) => Action::requeue(Duration::ZERO),
+        (_, Step::Nothing(Why::Protected)) => {
+            Action::requeue(LOOK.mul_f64(rand::random_range(0.8..1.2)))
+        }
+        (_, _) => Action::requeue(MOVING),
+    }
+}
+
+/// Forgets failures when the spec changed or somebody asked for it: the tokens that were acted upon.
+fn handle_annotations(
+    vm: &ProtectedVM,
+    last: &ProtectedVMStatus,
+    memory: &mut VmMemory,
+    context: &Context,
+) -> Option<LastHandled> {
+    let mut handled = last.last_handled.clone().unwrap_or_default();
+    let annotations = vm.metadata.annotations.as_ref();
+    let token = annotations
+        .and_then(|all| all.get(annotation::RETRY))
+        .cloned();
+    // On an object without a status the token is old: it was written for another life of the object.
+    let asked = token.is_some()
+        && token != handled.retry
+        && last.observed_generation >= 0
+        && last.state.is_some();
+    if asked || (memory.generation.is_some() && memory.generation != vm.metadata.generation) {
+        memory.failing.reset();
+        if let Some((replica, _)) = &memory.attached {
+            context.datapath.retry(replica);
+        }
+    }
+    memory.generation = vm.metadata.generation;
+    handled.retry = token.or(handled.retry);
+    (handled != LastHandled::default()).then_some(handled)
+}
+
+/// The failure to show: one that needs a human before one that does not, the controller's own before others'.
+fn worst_trouble(memory: &VmMemory, gathered: &Gathered) -> Option<Trouble> {
+    let own = memory.failing.trouble().cloned();
+    let agents = gathered
+        .replication
+        .as_ref()
+        .and_then(|replication| replication.trouble.clone());
+    let datapaths = gathered
+        .datapath
+        .as_ref()
+        .and_then(|observed| observed.trouble.clone());
+    let all: Vec<Trouble> = [own, agents, datapaths].into_iter().flatten().collect();
+    let permanent = all
+        .iter()
+        .find(|trouble| class(trouble.fault.code) != Class::Recoverable);
+    permanent.or_else(|| all.first()).cloned()
+}
+
+fn details(gathered: &Gathered) -> Details<'_> {
+    let manifest = gathered
+        .datapath
+        .as_ref()
+        .and_then(|observed| observed.manifest.as_deref());
+    let observed = gathered
+        .replication
+        .as_ref()
+        .map(|replication| replication.disks.as_slice())
+        .unwrap_or_default();
+    let disks = gathered
+        .fence
+        .iter()
+        .flat_map(|fence| &fence.machine.disks)
+        .map(|disk| DiskDetails {
+            slot: disk.slot.clone(),
+            id: disk.id.clone(),
+            size: disk.size,
+            head: manifest
+                .and_then(|manifest| manifest.disks.get(&disk.id))
+                .map(|disk| &disk.head),
+            copy: observed
+                .iter()
+                .find(|observed| observed.disk == disk.id)
+                .filter(|_| !gathered.observed.point),
+        });
+    Details {
+        host: gathered.found.as_ref().map(|found| found.host.to_string()),
+        vm_id: gathered
+            .found
+            .as_ref()
+            .map(|found| found.machine.id.to_string()),
+        replica_id: gathered
+            .record
+            .as_ref()
+            .map(|record| record.replica.to_string()),
+        disks: disks.collect(),
+        points: manifest
+            .map(|manifest| manifest.points.as_slice())
+            .unwrap_or_default(),
+        active_side: gathered.fence.as_ref().map(|fence| fence.active_side),
+        epoch: gathered.fence.as_ref().map(|fence| fence.epoch),
+        credentials_expire: gathered
+            .replication
+            .as_ref()
+            .map(|replication| replication.credentials_expire),
+    }
+}
+
+/// Events of what changed: one per distinct failure, one when the VM is protected, one for fields without effect.
+async fn announce(
+    vm: &ProtectedVM,
+    context: &Context,
+    unsupported: &[&str],
+    last: &ProtectedVMStatus,
+    status: &ProtectedVMStatus,
+) {
+    if last.observed_generation != status.observed_generation && !unsupported.is_empty() {
+        let note = format!("this version does not act upon: {}", unsupported.join(", "));
+        context.events.warning(vm, unsupported::REASON, &note).await;
+    }
+    let failure = |status: &ProtectedVMStatus| {
+        let stalled =
+            find(&status.conditions, types::STALLED).map(|stalled| stalled.reason.clone());
+        stalled.or_else(|| {
+            status
+                .retry
+                .as_ref()
+                .map(|retry| retry.last_error.code.clone())
+        })
+    };
+    if let Some(code) = failure(status).filter(|_| failure(last) != failure(status)) {
+        let message = find(&status.conditions, types::READY)
+            .map(|ready| ready.message.clone())
+            .unwrap_or_default();
+        context.events.warning(vm, &code, &message).await;
+    }
+    if let Some(ready) = find(&status.conditions, types::READY)
+        && ready.status == "True"
+        && find(&last.conditions, types::READY).is_none_or(|before| before.status != "True")
+    {
+        context
+            .events
+            .normal(vm, &ready.reason, &ready.message)
+            .await;
+    }
+}
+
+fn find<'a>(conditions: &'a [Condition], type_: &str) -> Option<&'a Condition> {
+    conditions.iter().find(|condition| condition.type_ == type_)
+}

@@ -1,0 +1,102 @@
+//! Which machine a ProtectedVM means, among what the agents of its site say.
+
+use std::sync::Arc;
+
+use crate::api::protected_vm::VmSelector;
+use crate::controller::gateway::host_state::HostState;
+use crate::controller::vm::step;
+use crate::host::Machine;
+use crate::ids::{HostName, ReplicaId, VmId};
+
+/// A host of the site, and what is known of it.
+pub struct Host {
+    pub name: HostName,
+    pub state: Option<Arc<HostState>>,
+}
+
+/// The machine, and where it is.
+#[derive(Clone)]
+pub struct Found {
+    pub host: HostName,
+    pub state: Arc<HostState>,
+    pub machine: Machine,
+}
+
+/// Looks for the machine on `hosts`. `known` is the id of the machine that the object was bound to before, so that a
+/// renamed machine is still found; `replica` tells which of two hosts replicates it.
+pub fn find(
+    selector: &VmSelector,
+    known: Option<&VmId>,
+    replica: Option<&ReplicaId>,
+    hosts: &[Host],
+) -> (step::Machine, Option<Found>) {
+    let silent: Vec<HostName> = hosts
+        .iter()
+        .filter(|host| machines(host).is_none())
+        .map(|host| host.name.clone())
+        .collect();
+    let mut found = matching(hosts, |machine| means(selector, machine));
+    if found.is_empty()
+        && let Some(known) = known.filter(|_| selector.name.is_some())
+    {
+        found = matching(hosts, |machine| machine.id == *known);
+    }
+    let mut ids: Vec<&VmId> = found.iter().map(|found| &found.machine.id).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    match ids.len() {
+        0 if silent.is_empty() => (step::Machine::NotFound, None),
+        0 => (step::Machine::Unknown { silent }, None),
+        1 => {
+            let best = found.into_iter().max_by_key(|found| rank(found, replica));
+            let best = best.expect("there is one");
+            let (host, connected) = (best.host.clone(), best.state.is_connected());
+            (step::Machine::Found { host, connected }, Some(best))
+        }
+        _ => (
+            step::Machine::Ambiguous(ids.into_iter().map(ToString::to_string).collect()),
+            None,
+        ),
+    }
+}
+
+fn means(selector: &VmSelector, machine: &Machine) -> bool {
+    match (&selector.id, &selector.name) {
+        (Some(id), _) => machine.id.as_str() == id,
+        // Hyper-V compares names without case.
+        (None, Some(name)) => machine.name.to_lowercase() == name.to_lowercase(),
+        (None, None) => false,
+    }
+}
+
+fn machines(host: &Host) -> Option<&[Machine]> {
+    let machines = host.state.as_ref()?.observed.machines.as_ref()?;
+    Some(&machines.machines)
+}
+
+fn matching(hosts: &[Host], means: impl Fn(&Machine) -> bool) -> Vec<Found> {
+    let on_host = |host: &Host| -> Vec<Found> {
+        let Some(state) = &host.state else {
+            return Vec::new();
+        };
+        let machines = machines(host)
+            .unwrap_or_default()
+            .iter()
+            .filter(|machine| means(machine));
+        machines
+            .map(|machine| Found {
+                host: host.name.clone(),
+                state: state.clone(),
+                machine: machine.clone(),
+            })
+            .collect()
+    };
+    hosts.iter().flat_map(on_host).collect()
+}
+
+/// Of two hosts that say that they have the machine: the one that is connected, then the one that replicates it.
+fn rank(found: &Found, replica: Option<&ReplicaId>) -> (bool, bool) {
+    let replicates =
+        replica.is_some_and(|replica| found.state.observed.replications.contains_key(replica));
+    (found.state.is_connected(), replicates)
+}

@@ -1,0 +1,266 @@
+//! Takes one step: one change outside, which may be taken again.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::blob::parameters::Permissions;
+use crate::controller::context::Context;
+use crate::controller::documents;
+use crate::controller::site::handle::SiteHandle;
+use crate::controller::vm::describe;
+use crate::controller::vm::find::Found;
+use crate::controller::vm::gather::{ACCESS, Gathered};
+use crate::controller::vm::memory::{Told, VmMemory};
+use crate::controller::vm::step::Step;
+use crate::ids::{ChainId, ObjectName, OperationId, ReplicaId, random};
+use crate::replica::fence::{Fence, Side};
+use crate::replica::names;
+use crate::replica::record::Record;
+use crate::report::{Code, Fault};
+use crate::wire::{Command, Remove, Start};
+
+/// Clocks differ: a signature is valid from this long ago.
+const CLOCKS: Duration = Duration::from_secs(900);
+/// How long ending replication on a host may hold up a deletion.
+const REMOVE: Duration = Duration::from_secs(10);
+
+/// Takes `step`.
+///
+/// # Errors
+/// What is in the way.
+pub async fn perform(
+    step: Step,
+    name: &ObjectName,
+    gathered: &Gathered,
+    context: &Context,
+    memory: &mut VmMemory,
+) -> Result<(), Fault> {
+    let site = gathered.site.as_deref();
+    match (step, site, gathered.found.as_ref()) {
+        (Step::Nothing(_), _, _) => Ok(()),
+        (Step::Record, Some(site), Some(found)) => {
+            record(name, gathered, context, site, found).await
+        }
+        (Step::CreateReplica, Some(site), _) => create_replica(gathered, context, site).await,
+        (Step::Describe, Some(site), Some(found)) => {
+            describe_machine(gathered, memory, site, found).await
+        }
+        (Step::Relate, Some(site), Some(found)) => {
+            relate(gathered, context, memory, site, found).await
+        }
+        (Step::Start, _, Some(found)) => start(gathered, found).await,
+        (Step::Retain, _, _) => {
+            retain(gathered, context).await;
+            Ok(())
+        }
+        (
+            Step::Record | Step::CreateReplica | Step::Describe | Step::Relate | Step::Start,
+            _,
+            _,
+        ) => Err(Fault::new(
+            Code::Internal,
+            format!("step {step:?} of {name} lacks what it needs"),
+        )),
+    }
+}
+
+fn replica_of(gathered: &Gathered) -> Result<&Record, Fault> {
+    gathered
+        .record
+        .as_ref()
+        .ok_or_else(|| Fault::new(Code::Internal, "the VM has no record"))
+}
+
+/// Writes down which replica the object has; a replica that was retained is taken up again.
+async fn record(
+    name: &ObjectName,
+    gathered: &Gathered,
+    context: &Context,
+    site: &SiteHandle,
+    found: &Found,
+) -> Result<(), Fault> {
+    let record = match &gathered.record {
+        Some(record) => Record {
+            retained: false,
+            ..record.clone()
+        },
+        None => Record {
+            object: name.clone(),
+            replica: ReplicaId::from_random(random()),
+            vm: found.machine.id.clone(),
+            vm_name: found.machine.name.clone(),
+            former_vms: Vec::new(),
+            created: context.clock.now(),
+            retained: false,
+        },
+    };
+    tracing::info!(vm = %name, replica = %record.replica, "records the replica");
+    site.keep_record(record).await
+}
+
+async fn create_replica(
+    gathered: &Gathered,
+    context: &Context,
+    site: &SiteHandle,
+) -> Result<(), Fault> {
+    let replica = &replica_of(gathered)?.replica;
+    for container in [site.prefix.inbox(replica), site.prefix.replica(replica)] {
+        site.account
+            .create_container(&container)
+            .await
+            .map_err(|error| error.fault())?;
+    }
+    let chain = ChainId::from_random(random());
+    site.store(replica)
+        .create(chain)
+        .await
+        .map_err(|error| error.fault())?;
+    context.datapath.wake(replica);
+    Ok(())
+}
+
+async fn describe_machine(
+    gathered: &Gathered,
+    memory: &mut VmMemory,
+    site: &SiteHandle,
+    found: &Found,
+) -> Result<(), Fault> {
+    let replica = &replica_of(gathered)?.replica;
+    let container = site.store(replica).replica;
+    let excluded = &gathered.excluded;
+    let machine = describe::machine(&found.machine, excluded, gathered.fence.as_ref());
+    let held = memory.fence.as_ref().and_then(|(_, held)| held.clone());
+    let written = match held {
+        Some(held) => {
+            let next = Fence {
+                machine,
+                generation: gathered.generation,
+                ..held.value.clone()
+            };
+            documents::replace(container.as_ref(), names::FENCE, &held, next).await
+        }
+        None => {
+            let first = Fence {
+                replica: replica.clone(),
+                generation: gathered.generation,
+                epoch: 0,
+                active_side: Side::OnPremises,
+                active_run: None,
+                pinned: Vec::new(),
+                machine,
+            };
+            documents::create(container.as_ref(), names::FENCE, first).await
+        }
+    };
+    // Whatever went wrong, what stands there is looked at anew.
+    memory.fence = None;
+    let written = written?;
+    site.raise(replica);
+    memory.fence = Some((replica.clone(), Some(written)));
+    Ok(())
+}
+
+async fn relate(
+    gathered: &Gathered,
+    context: &Context,
+    memory: &mut VmMemory,
+    site: &SiteHandle,
+    found: &Found,
+) -> Result<(), Fault> {
+    let agent = found.state.agent().ok_or_else(|| unreachable(found))?;
+    let mut relationship = gathered
+        .desired
+        .clone()
+        .ok_or_else(|| Fault::new(Code::Internal, "there is nothing to tell the agent"))?;
+    let now = context.clock.now();
+    let bounds = now
+        .checked_sub(CLOCKS)
+        .and_then(|start| Ok((start, now.checked_add(ACCESS)?)));
+    let (start, expiry) = bounds.map_err(|error| Fault::of(Code::Internal, &error))?;
+    let storage = &mut relationship.storage;
+    for (access, permissions) in [
+        (&mut storage.inbox, Permissions::INBOX),
+        (&mut storage.replica, Permissions::REPLICA),
+    ] {
+        let sas = site
+            .account
+            .sas(&access.container, permissions, start, expiry)
+            .await;
+        access.sas = sas.map_err(|error| error.fault())?;
+    }
+    storage.expires = Timestamp::from_second(expiry.as_second()).unwrap_or(expiry);
+    let command = Command {
+        generation: gathered.generation,
+        operation: OperationId::from_random(random()),
+        run: None,
+        body: relationship.clone(),
+    };
+    agent.create_relationship(&command).await?;
+    let (host, session) = (found.host.clone(), found.state.observed.session);
+    memory.told = Some(Told {
+        host,
+        session,
+        relationship,
+    });
+    Ok(())
+}
+
+async fn start(gathered: &Gathered, found: &Found) -> Result<(), Fault> {
+    let agent = found.state.agent().ok_or_else(|| unreachable(found))?;
+    let replica = &replica_of(gathered)?.replica;
+    let command = Command {
+        generation: gathered.generation,
+        operation: OperationId::from_random(random()),
+        run: None,
+        body: Start::default(),
+    };
+    agent.start(replica, &command).await?;
+    Ok(())
+}
+
+/// Ends replication and keeps the replica. Nothing here holds up the deletion: a host that cannot be reached is told
+/// when it comes back, because the record says that the replica is retained.
+async fn retain(gathered: &Gathered, context: &Context) {
+    let Some(record) = &gathered.record else {
+        return;
+    };
+    context.datapath.detach(&record.replica);
+    if let Some(site) = &gathered.site {
+        let retained = Record {
+            retained: true,
+            ..record.clone()
+        };
+        if let Err(fault) = site.keep_record(retained).await {
+            tracing::warn!(vm = %record.object, %fault, "the record does not say that the replica is retained");
+        }
+    }
+    if let Some((agent, host)) = gathered
+        .found
+        .as_ref()
+        .and_then(|found| Some((found.state.agent()?, &found.host)))
+    {
+        let command = Command {
+            generation: gathered.generation,
+            operation: OperationId::from_random(random()),
+            run: None,
+            body: Remove::default(),
+        };
+        match tokio::time::timeout(REMOVE, agent.remove(&record.replica, &command)).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(fault)) => {
+                tracing::warn!(vm = %record.object, %host, %fault, "replication on the host is ended later")
+            }
+            Err(_) => {
+                tracing::warn!(vm = %record.object, %host, "replication on the host is ended later")
+            }
+        }
+    }
+}
+
+fn unreachable(found: &Found) -> Fault {
+    Fault::new(
+        Code::AgentUnreachable,
+        format!("the agent of host {} is not connected", found.host),
+    )
+}

@@ -1,0 +1,468 @@
+//! What the status of a VM says, computed anew from what is known; nothing in it moves by itself.
+//!
+//! One verdict decides `Ready`, `Reconciling`, `Stalled`, `state` and `health`, so that they never disagree.
+
+pub mod details;
+pub mod quiet;
+
+use std::time::Duration;
+
+use crate::api::condition::{self, Said, Status, types};
+use crate::api::time::Time;
+use crate::api::vm_status::{Health, LastError, ProtectedVMStatus, ReplicationState, Retry};
+use crate::controller::vm::queue::Slot;
+use crate::controller::vm::report::details::Details;
+use crate::controller::vm::step::{Agent, Machine, Observed, Site, Step, Why};
+use crate::retry::{Class, Trouble, class};
+use crate::wire::observation::Phase;
+
+/// How long an agent may be silent before what it said is not known any more.
+pub const SILENCE: Duration = Duration::from_secs(300);
+
+/// Everything that a status is made of.
+pub struct Facts<'a> {
+    pub observed: &'a Observed,
+    pub step: Step,
+    /// The worst failure of controller, agent and data path, if there is one.
+    pub trouble: Option<&'a Trouble>,
+    /// How long the VM's agent has been silent; nothing while it is connected.
+    pub silent: Option<Duration>,
+    pub site: &'a str,
+    pub details: Details<'a>,
+    /// Fields of the spec that this version does not act upon.
+    pub unsupported: &'a [&'static str],
+}
+
+/// What a status comes down to.
+struct Verdict {
+    state: ReplicationState,
+    ready: Status,
+    reason: String,
+    message: String,
+    kind: Kind,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Ready, or waiting without moving.
+    Settled,
+    /// It moves by itself.
+    Reconciling,
+    /// A human must act.
+    Stalled,
+}
+
+/// The status to write.
+pub fn status(
+    facts: &Facts<'_>,
+    old: &ProtectedVMStatus,
+    generation: i64,
+    now: Time,
+) -> ProtectedVMStatus {
+    let verdict = verdict(facts);
+    let mut status = facts.details.status(old);
+    status.tasks = details::tasks(
+        facts.observed,
+        verdict.kind == Kind::Stalled,
+        &old.tasks,
+        now,
+    );
+    status.state = Some(verdict.state);
+    (status.health, status.health_reasons) = health(facts, &verdict);
+    status.progress = progress(facts);
+    status.retry = facts.trouble.map(retry);
+    status.conditions = condition::merge(
+        &old.conditions,
+        conditions(facts, &verdict),
+        generation,
+        now,
+    );
+    status.observed_generation = generation;
+    status.last_handled.clone_from(&old.last_handled);
+    status
+}
+
+fn verdict(facts: &Facts<'_>) -> Verdict {
+    let silent = facts.silent.is_some_and(|silent| silent >= SILENCE);
+    if let Some(stalled) = stalled(facts) {
+        return stalled;
+    }
+    if silent {
+        return Verdict {
+            state: if facts.observed.point { ReplicationState::Protected } else { ReplicationState::Pending },
+            ready: Status::Unknown,
+            reason: "AgentUnreachable".to_owned(),
+            message: "the agent of the VM's host has not been heard of for more than 5 minutes; check its service and \
+                      that it reaches the gateway"
+                .to_owned(),
+            kind: Kind::Settled,
+        };
+    }
+    if let Some(trouble) = facts.trouble {
+        return Verdict {
+            state: state(facts.observed, facts.step),
+            ready: Status::False,
+            reason: "ProgressingWithRetry".to_owned(),
+            message: trouble.fault.to_string(),
+            kind: Kind::Reconciling,
+        };
+    }
+    moving(facts)
+}
+
+/// What only a human can mend.
+fn stalled(facts: &Facts<'_>) -> Option<Verdict> {
+    let seen = facts.observed;
+    let (reason, message) = match facts.step {
+        Step::Nothing(Why::NotOurs) => match &seen.site {
+            Site::NotOurs(why) => ("ManagedByAnotherCluster", why.clone()),
+            Site::Missing | Site::NotReady(_) | Site::Ready => return None,
+        },
+        Step::Nothing(Why::MachineNotFound) => (
+            "VmNotFound",
+            "no host of the site has this VM; check spec.vm, and that all hosts of the site are listed".to_owned(),
+        ),
+        Step::Nothing(Why::MachineAmbiguous) => match &seen.machine {
+            Machine::Ambiguous(ids) => {
+                ("VmAmbiguous", format!("several VMs of the site have this name; use spec.vm.id, one of {}", ids.join(", ")))
+            }
+            Machine::Unknown { .. } | Machine::NotFound | Machine::Found { .. } => return None,
+        },
+        Step::Nothing(Why::Taken) => {
+            let other = seen.taken_by.as_ref().map(ToString::to_string).unwrap_or_default();
+            ("AlreadyProtected", format!("this VM is protected by ProtectedVM {other} already; delete one of the two"))
+        }
+        Step::Nothing(Why::Replaced) => (
+            "VMReplaced",
+            "the replica of this name is of another VM; use another name, or delete the record of the old replica"
+                .to_owned(),
+        ),
+        Step::Nothing(Why::Invalid) => {
+            let failures: Vec<_> = seen.failures.iter().map(ToString::to_string).collect();
+            ("PrerequisitesFailed", failures.join("; "))
+        }
+        Step::Nothing(_)
+        | Step::Record
+        | Step::CreateReplica
+        | Step::Describe
+        | Step::Relate
+        | Step::Start
+        | Step::Retain => {
+            let trouble = facts.trouble.filter(|trouble| class(trouble.fault.code) != Class::Recoverable)?;
+            (trouble.fault.code.as_str(), trouble.fault.to_string())
+        }
+    };
+    let state = match seen.point {
+        true => ReplicationState::Protected,
+        false => ReplicationState::EnablingFailed,
+    };
+    Some(Verdict {
+        state,
+        ready: Status::False,
+        reason: reason.to_owned(),
+        message,
+        kind: Kind::Stalled,
+    })
+}
+
+/// What goes on by itself, or is done.
+fn moving(facts: &Facts<'_>) -> Verdict {
+    let seen = facts.observed;
+    let waiting = |reason: &str, message: String| Verdict {
+        state: state(seen, facts.step),
+        ready: Status::False,
+        reason: reason.to_owned(),
+        message,
+        kind: Kind::Reconciling,
+    };
+    match facts.step {
+        Step::Nothing(Why::SiteMissing) => waiting(
+            "WaitingForSite",
+            format!(
+                "waits for HyperVSite {}, which does not exist yet",
+                facts.site
+            ),
+        ),
+        // A site that is lost is one condition of the site, not one of each of its VMs.
+        Step::Nothing(Why::SiteNotReady) if !seen.point => {
+            let why = match &seen.site {
+                Site::NotReady(why) => why.as_str(),
+                Site::Missing | Site::NotOurs(_) | Site::Ready => "",
+            };
+            waiting(
+                "WaitingForSite",
+                format!("waits for HyperVSite {}: {why}", facts.site),
+            )
+        }
+        Step::Nothing(Why::MachineUnknown | Why::AgentUnreachable) if !seen.point => {
+            let silent = match &seen.machine {
+                Machine::Unknown { silent } => silent
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect::<Vec<_>>()
+                    .join(", "),
+                Machine::Found { host, .. } => host.to_string(),
+                Machine::NotFound | Machine::Ambiguous(_) => String::new(),
+            };
+            waiting(
+                "WaitingForAgent",
+                format!("waits for the agent of {silent}"),
+            )
+        }
+        Step::Nothing(Why::Queued) => waiting("Queued", queued(seen)),
+        Step::Nothing(Why::Window) => waiting(
+            "WaitingForWindow",
+            "waits for the hour at which the site's policy starts first copies".to_owned(),
+        ),
+        Step::Nothing(Why::Suspended) => Verdict {
+            state: ReplicationState::Suspended,
+            ready: Status::True,
+            reason: "Suspended".to_owned(),
+            message: "replication is suspended by spec.suspend".to_owned(),
+            kind: Kind::Settled,
+        },
+        Step::Nothing(Why::Copying) => waiting(
+            "InitialReplication",
+            "the disks are being copied to Azure".to_owned(),
+        ),
+        Step::Nothing(_) if seen.point => protected(facts),
+        Step::Retain => waiting(
+            "Deleting",
+            "replication on the host is being ended; the replica stays".to_owned(),
+        ),
+        Step::Relate | Step::Describe if seen.point => protected(facts),
+        Step::Nothing(_)
+        | Step::Record
+        | Step::CreateReplica
+        | Step::Describe
+        | Step::Relate
+        | Step::Start => waiting(
+            "EnablingProtection",
+            "protection is being enabled".to_owned(),
+        ),
+    }
+}
+
+fn protected(facts: &Facts<'_>) -> Verdict {
+    let mut message = "recovery points are in Azure".to_owned();
+    if !facts.unsupported.is_empty() {
+        message = format!(
+            "{message}; not acted upon by this version: {}",
+            facts.unsupported.join(", ")
+        );
+    }
+    Verdict {
+        state: ReplicationState::Protected,
+        ready: Status::True,
+        reason: "Protected".to_owned(),
+        message,
+        kind: Kind::Settled,
+    }
+}
+
+fn state(seen: &Observed, step: Step) -> ReplicationState {
+    match (step, seen.agent) {
+        (Step::Retain, _) => ReplicationState::Deleting,
+        _ if seen.point && seen.described => ReplicationState::Protected,
+        _ if seen.point => ReplicationState::FinalizingProtection,
+        (
+            Step::Nothing(
+                Why::SiteMissing | Why::SiteNotReady | Why::MachineUnknown | Why::AgentUnreachable,
+            ),
+            _,
+        ) => ReplicationState::Pending,
+        (Step::Nothing(Why::Queued | Why::Window), _) => {
+            ReplicationState::WaitingForInitialReplication
+        }
+        (_, Agent::Replicating(phase)) if phase != Phase::Created => {
+            ReplicationState::InitialReplication
+        }
+        _ => ReplicationState::EnablingProtection,
+    }
+}
+
+fn queued(seen: &Observed) -> String {
+    match seen.slot {
+        Slot::Queued { position, waiting } => {
+            format!("number {position} of {waiting} that wait for a first copy on this host")
+        }
+        Slot::Free => "waits for a first copy".to_owned(),
+    }
+}
+
+fn progress(facts: &Facts<'_>) -> Option<String> {
+    match (facts.step, facts.observed.slot) {
+        (Step::Nothing(Why::Queued), Slot::Queued { position, waiting }) => {
+            Some(format!("queued {position}/{waiting}"))
+        }
+        (Step::Nothing(Why::Copying), _) => {
+            facts.details.percent().map(|percent| format!("{percent}%"))
+        }
+        _ => None,
+    }
+}
+
+fn health(facts: &Facts<'_>, verdict: &Verdict) -> (Option<Health>, Vec<String>) {
+    let mut reasons = Vec::new();
+    if verdict.kind == Kind::Stalled {
+        return (Some(Health::Critical), vec![verdict.message.clone()]);
+    }
+    if let Some(trouble) = facts.trouble {
+        reasons.push(trouble.fault.to_string());
+    }
+    if verdict.ready == Status::Unknown {
+        reasons.push(verdict.message.clone());
+    }
+    if !facts.observed.point {
+        reasons.push("there is no recovery point yet".to_owned());
+    }
+    let health = if reasons.is_empty() {
+        Health::Normal
+    } else {
+        Health::Warning
+    };
+    (Some(health), reasons)
+}
+
+fn retry(trouble: &Trouble) -> Retry {
+    Retry {
+        attempts: i32::try_from(trouble.attempts).unwrap_or(i32::MAX),
+        next_retry_time: trouble.next_attempt.map(Time::from),
+        last_error: LastError {
+            code: trouble.fault.code.to_string(),
+            message: trouble.fault.message.clone(),
+            remedy: trouble.fault.code.remedy().to_owned(),
+        },
+    }
+}
+
+fn conditions(facts: &Facts<'_>, verdict: &Verdict) -> Vec<Said> {
+    let Verdict {
+        ready,
+        reason,
+        message,
+        kind,
+        ..
+    } = verdict;
+    let mut said = vec![Said::new(
+        types::READY,
+        *ready,
+        reason.clone(),
+        message.clone(),
+    )];
+    match kind {
+        Kind::Settled => {}
+        Kind::Reconciling => said.push(Said::new(
+            types::RECONCILING,
+            Status::True,
+            reason.clone(),
+            message.clone(),
+        )),
+        Kind::Stalled => said.push(Said::new(
+            types::STALLED,
+            Status::True,
+            reason.clone(),
+            message.clone(),
+        )),
+    }
+    said.push(validated(facts.observed));
+    said.push(replicating(facts));
+    said.push(Said::new(
+        types::RPO_MET,
+        Status::Unknown,
+        "NotMeasured",
+        "this version does not measure the RPO yet",
+    ));
+    said.push(Said::new(types::RESYNCING, Status::False, "NotNeeded", ""));
+    let failover = "this version does not fail over yet";
+    said.push(Said::new(
+        types::FAILOVER_READY,
+        Status::False,
+        "NotSupportedYet",
+        failover,
+    ));
+    let critical = if *kind == Kind::Stalled {
+        Status::True
+    } else {
+        Status::False
+    };
+    let why = if *kind == Kind::Stalled {
+        (reason.as_str(), message.as_str())
+    } else {
+        ("Healthy", "")
+    };
+    said.push(Said::new(types::CRITICAL, critical, why.0, why.1));
+    said
+}
+
+fn validated(seen: &Observed) -> Said {
+    match &seen.machine {
+        Machine::Found { .. } if seen.failures.is_empty() => {
+            Said::new(types::VALIDATED, Status::True, "PrerequisitesMet", "")
+        }
+        Machine::Found { .. } => {
+            let failures: Vec<_> = seen.failures.iter().map(ToString::to_string).collect();
+            let reason = match seen.failures.as_slice() {
+                [one] => one.rule,
+                _ => "PrerequisitesFailed",
+            };
+            Said::new(types::VALIDATED, Status::False, reason, failures.join("; "))
+        }
+        Machine::Ambiguous(_) => Said::new(
+            types::VALIDATED,
+            Status::False,
+            "VmAmbiguous",
+            "several VMs have this name",
+        ),
+        Machine::NotFound => Said::new(
+            types::VALIDATED,
+            Status::False,
+            "VmNotFound",
+            "no host of the site has this VM",
+        ),
+        Machine::Unknown { .. } => Said::new(
+            types::VALIDATED,
+            Status::Unknown,
+            "AgentUnreachable",
+            "not all hosts of the site have answered",
+        ),
+    }
+}
+
+fn replicating(facts: &Facts<'_>) -> Said {
+    let said = |status, reason: &str, message: &str| {
+        Said::new(types::REPLICATING, status, reason, message)
+    };
+    match (facts.observed.agent, facts.trouble) {
+        (_, Some(trouble)) => said(
+            Status::False,
+            trouble.fault.code.as_str(),
+            &trouble.fault.message,
+        ),
+        (Agent::Unknown, None) => said(
+            Status::Unknown,
+            "AgentUnreachable",
+            "the host's agent has not said",
+        ),
+        (Agent::Absent, None) => said(Status::False, "NotStarted", ""),
+        (Agent::Replicating(Phase::Created), None) => said(Status::False, "NotStarted", ""),
+        (Agent::Replicating(phase), None) => said(Status::True, phase_name(phase), ""),
+    }
+}
+
+const fn phase_name(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Created => "NotStarted",
+        Phase::Replicating => "UpToDate",
+        Phase::Resuming
+        | Phase::Freezing
+        | Phase::Copying
+        | Phase::Merging
+        | Phase::Capturing
+        | Phase::Shipping
+        | Phase::Unknown => "InitialReplication",
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,267 @@
+//! What a status says in the situations that people meet.
+
+use super::*;
+use crate::api::condition::is_true;
+use crate::controller::vm::rules::Failure;
+use crate::controller::vm::step;
+use crate::report::{Code, Fault};
+
+fn now() -> Time {
+    jiff::Timestamp::from_second(1_790_000_000).unwrap().into()
+}
+
+fn protected() -> Observed {
+    Observed {
+        deleting: false,
+        suspended: false,
+        site: Site::Ready,
+        machine: Machine::Found {
+            host: "hv1".parse().unwrap(),
+            connected: true,
+        },
+        taken_by: None,
+        replaced: false,
+        failures: Vec::new(),
+        record: true,
+        replica: true,
+        fence: true,
+        described: true,
+        agent: Agent::Replicating(Phase::Replicating),
+        related: true,
+        slot: Slot::Free,
+        window_closed: false,
+        point: true,
+    }
+}
+
+fn trouble(code: Code) -> Trouble {
+    let since = jiff::Timestamp::from_second(1_790_000_000).unwrap();
+    Trouble {
+        fault: Fault::new(code, "it failed"),
+        attempts: 2,
+        since,
+        next_attempt: Some(since),
+    }
+}
+
+struct Case {
+    observed: Observed,
+    trouble: Option<Trouble>,
+    silent: Option<Duration>,
+}
+
+impl Case {
+    fn of(observed: Observed) -> Self {
+        Case {
+            observed,
+            trouble: None,
+            silent: None,
+        }
+    }
+
+    fn status(&self) -> ProtectedVMStatus {
+        let facts = Facts {
+            observed: &self.observed,
+            step: step::next(&self.observed),
+            trouble: self.trouble.as_ref(),
+            silent: self.silent,
+            site: "berlin",
+            details: Details::default(),
+            unsupported: &[],
+        };
+        status(&facts, &ProtectedVMStatus::default(), 3, now())
+    }
+
+    /// Ready's status and reason, and which of Reconciling and Stalled is there.
+    fn summary(&self) -> (String, String, bool, bool) {
+        let status = self.status();
+        let ready = status
+            .conditions
+            .iter()
+            .find(|condition| condition.type_ == types::READY)
+            .unwrap();
+        let (reconciling, stalled) = (types::RECONCILING, types::STALLED);
+        let conditions = &status.conditions;
+        (
+            ready.status.clone(),
+            ready.reason.clone(),
+            is_true(conditions, reconciling),
+            is_true(conditions, stalled),
+        )
+    }
+}
+
+fn summary(
+    ready: &str,
+    reason: &str,
+    reconciling: bool,
+    stalled: bool,
+) -> (String, String, bool, bool) {
+    (ready.to_owned(), reason.to_owned(), reconciling, stalled)
+}
+
+#[test]
+fn a_protected_vm_is_ready_and_nothing_else() {
+    let case = Case::of(protected());
+    assert_eq!(case.summary(), summary("True", "Protected", false, false));
+    assert_eq!(case.status().health, Some(Health::Normal));
+    assert_eq!(case.status().observed_generation, 3);
+}
+
+#[test]
+fn a_vm_before_its_site_waits_and_says_for_what() {
+    let case = Case::of(Observed {
+        site: Site::Missing,
+        record: false,
+        point: false,
+        ..protected()
+    });
+    assert_eq!(
+        case.summary(),
+        summary("False", "WaitingForSite", true, false)
+    );
+    let message = &case.status().conditions[0].message;
+    assert!(message.contains("HyperVSite berlin"), "{message}");
+}
+
+#[test]
+fn what_fails_the_rules_is_stalled_with_every_failure() {
+    let failures = vec![
+        Failure::new("DiskTooLarge", "disk a is large", "shrink it"),
+        Failure::new("SharedDisk", "b", "c"),
+    ];
+    let case = Case::of(Observed {
+        failures,
+        point: false,
+        record: false,
+        ..protected()
+    });
+    assert_eq!(
+        case.summary(),
+        summary("False", "PrerequisitesFailed", false, true)
+    );
+    let message = &case.status().conditions[0].message;
+    assert!(
+        message.contains("disk a is large (shrink it)") && message.contains("b (c)"),
+        "{message}"
+    );
+    assert_eq!(case.status().state, Some(ReplicationState::EnablingFailed));
+}
+
+#[test]
+fn a_recoverable_failure_is_retried_and_shown() {
+    let case = Case {
+        trouble: Some(trouble(Code::StorageUnreachable)),
+        ..Case::of(protected())
+    };
+    assert_eq!(
+        case.summary(),
+        summary("False", "ProgressingWithRetry", true, false)
+    );
+    let retry = case.status().retry.unwrap();
+    assert_eq!(
+        (retry.attempts, retry.last_error.code.as_str()),
+        (2, "StorageUnreachable")
+    );
+}
+
+#[test]
+fn a_failure_that_needs_a_human_is_critical() {
+    let case = Case {
+        trouble: Some(trouble(Code::BrokenDiskChain)),
+        ..Case::of(protected())
+    };
+    assert_eq!(
+        case.summary(),
+        summary("False", "BrokenDiskChain", false, true)
+    );
+    assert_eq!(case.status().health, Some(Health::Critical));
+    assert!(is_true(&case.status().conditions, types::CRITICAL));
+}
+
+#[test]
+fn a_silent_agent_makes_the_vm_unknown_only_after_a_while() {
+    let lost = Observed {
+        machine: Machine::Found {
+            host: "hv1".parse().unwrap(),
+            connected: false,
+        },
+        ..protected()
+    };
+    let case = |silent| Case {
+        silent: Some(silent),
+        ..Case::of(lost.clone())
+    };
+    assert_eq!(
+        case(SILENCE / 2).summary(),
+        summary("True", "Protected", false, false)
+    );
+    assert_eq!(
+        case(SILENCE).summary(),
+        summary("Unknown", "AgentUnreachable", false, false)
+    );
+}
+
+#[test]
+fn a_queued_vm_shows_its_place() {
+    let slot = Slot::Queued {
+        position: 2,
+        waiting: 5,
+    };
+    let agent = Agent::Replicating(Phase::Created);
+    let case = Case::of(Observed {
+        slot,
+        agent,
+        point: false,
+        ..protected()
+    });
+    assert_eq!(case.summary(), summary("False", "Queued", true, false));
+    assert_eq!(case.status().progress.as_deref(), Some("queued 2/5"));
+}
+
+#[test]
+fn another_clusters_site_stalls_its_vms() {
+    let case = Case::of(Observed {
+        site: Site::NotOurs("b acts".to_owned()),
+        ..protected()
+    });
+    assert_eq!(
+        case.summary(),
+        summary("False", "ManagedByAnotherCluster", false, true)
+    );
+}
+
+#[test]
+fn tasks_keep_the_times_at_which_they_began_and_ended() {
+    let first = Case::of(Observed {
+        point: false,
+        agent: Agent::Replicating(Phase::Copying),
+        ..protected()
+    });
+    let tasks = first.status().tasks;
+    let states: Vec<String> = tasks
+        .iter()
+        .map(|task| format!("{:?}", task.state))
+        .collect();
+    assert_eq!(
+        states,
+        [
+            "Succeeded",
+            "Succeeded",
+            "Succeeded",
+            "Succeeded",
+            "InProgress",
+            "NotStarted"
+        ]
+    );
+    let later: Time = jiff::Timestamp::from_second(1_790_000_500).unwrap().into();
+    let after = details::tasks(&protected(), false, &tasks, later);
+    assert_eq!(
+        (after[0].start_time, after[0].end_time),
+        (tasks[0].start_time, tasks[0].end_time)
+    );
+    assert_eq!(
+        (after[4].start_time, after[4].end_time),
+        (tasks[4].start_time, Some(later))
+    );
+}

@@ -1,0 +1,12 @@
+//! The storage edge against Azure's own emulator, against Azure's own client, and against a network that misbehaves.
+
+mod access;
+mod block_blobs;
+mod containers;
+mod emulator;
+mod faulty;
+mod hostile;
+mod identity;
+mod network;
+mod page_blobs;
+mod server;
