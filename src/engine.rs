@@ -24,5 +24,8 @@ pub mod ship;
 pub mod source;
 pub mod throttle;
 
+mod capturing;
+mod copying;
+
 pub use error::Error;
 pub use run::{Engine, Observation, Options};

@@ -18,6 +18,8 @@
 //! reference points of other products are never touched.
 
 pub mod error;
+#[cfg(unix)]
+pub mod lab;
 
 use std::time::Duration;
 

@@ -109,9 +109,7 @@ impl Client {
 
     /// Sends `call` until it is done or there is no point in going on.
     pub(crate) async fn send(&self, call: Call) -> Result<Reply, Error> {
-        let object = self
-            .endpoint
-            .object(call.container.as_deref(), call.blob.as_deref());
+        let object = self.object(&call);
         let prepared = self
             .prepare(&call)
             .await
@@ -131,6 +129,19 @@ impl Client {
             object,
             answer,
         })
+    }
+
+    /// What errors call the object of the call.
+    fn object(&self, call: &Call) -> String {
+        let (container, blob) = (call.container.as_deref(), call.blob.as_deref());
+        let mut object = self.endpoint.object(container, blob);
+        for (name, value) in &call.query {
+            if *name == "snapshot" {
+                object.push('@');
+                object.push_str(value);
+            }
+        }
+        object
     }
 
     async fn prepare(&self, call: &Call) -> Result<Prepared, Invalid> {

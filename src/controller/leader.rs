@@ -130,7 +130,7 @@ impl Election {
                 }
                 Ok(Ok(false)) => {}
                 Ok(Err(error)) => {
-                    tracing::warn!(error = crate::report::chain(&error), "cannot use the lease")
+                    tracing::warn!(error = crate::report::chain(&error), "cannot use the lease");
                 }
                 Err(_) => tracing::warn!("cannot use the lease: the API server does not answer"),
             }

@@ -85,10 +85,10 @@ async fn end_retained(handle: &SiteHandle, host: &HostState) {
         };
         match agent.remove(replica, &command).await {
             Ok(_) => {
-                tracing::info!(%replica, host = %host.host, "ended the replication of a deleted ProtectedVM")
+                tracing::info!(%replica, host = %host.host, "ended the replication of a deleted ProtectedVM");
             }
             Err(fault) => {
-                tracing::warn!(%replica, host = %host.host, %fault, "a replication is ended later")
+                tracing::warn!(%replica, host = %host.host, %fault, "a replication is ended later");
             }
         }
     }

@@ -79,9 +79,9 @@ impl Hypervisor for LabHypervisor {
     }
 
     fn wait_for_change(&self, seen: Revision, patience: Duration) -> Result<Revision> {
-        let deadline = Instant::now() + patience;
+        let started = Instant::now();
         loop {
-            let left = deadline.saturating_duration_since(Instant::now());
+            let left = patience.saturating_sub(started.elapsed());
             let step = left.min(Duration::from_millis(WAIT_MAX_MS));
             let patience_ms = u64::try_from(step.as_millis()).unwrap_or(WAIT_MAX_MS);
             let call = Call::WaitForChange { seen, patience_ms };
@@ -178,7 +178,7 @@ impl Hypervisor for LabHypervisor {
             operation,
             patience_ms: u64::try_from(patience.as_millis()).unwrap_or(u64::MAX),
         };
-        let reply = self.connection.call_within(&call, patience + SLACK);
+        let reply = self.connection.call_within(&call, patience.saturating_add(SLACK));
         reply.map_err(|failure| failure.of("change the power state").on(vm))
     }
 }

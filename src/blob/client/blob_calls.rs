@@ -106,11 +106,7 @@ pub(crate) fn delete(
     let call = Call::new(Operation::DeleteBlob, Method::DELETE, &[202])
         .container(container)
         .blob(&blob.name)
-        .condition(condition)
-        .check(match condition {
-            Condition::Absent => Err(Invalid::new("a delete", "what is absent cannot be deleted")),
-            Condition::Always | Condition::Matches(_) => Ok(()),
-        });
+        .existing(condition);
     let call = of_snapshot(call, blob);
     match (snapshots, &blob.snapshot) {
         (DeleteSnapshots::None, _) => call,
@@ -152,7 +148,7 @@ pub(crate) fn snapshot(
         .container(container)
         .blob(blob)
         .query("comp", "snapshot")
-        .condition(condition)
+        .existing(condition)
         .metadata(metadata)
         .only_if_not_done()
 }

@@ -125,6 +125,18 @@ impl Call {
         }
     }
 
+    /// A condition on something that has to exist anyway.
+    pub(crate) fn existing(self, condition: &Condition) -> Self {
+        let checked = match condition {
+            Condition::Always | Condition::Matches(_) => Ok(()),
+            Condition::Absent => Err(Invalid::new(
+                self.operation.phrase(),
+                "it cannot be done to what is absent",
+            )),
+        };
+        self.condition(condition).check(checked)
+    }
+
     pub(crate) fn metadata(mut self, metadata: &Metadata) -> Self {
         self = self.check(check_metadata(metadata));
         for (name, value) in metadata {

@@ -133,6 +133,6 @@ pub(crate) fn resize(container: &str, blob: &str, size: u64, condition: &Conditi
         .blob(blob)
         .query("comp", "properties")
         .header("x-ms-blob-content-length", size.to_string())
-        .condition(condition)
+        .existing(condition)
         .check(check_page_blob_size(size))
 }

@@ -192,12 +192,7 @@ impl Parts<'_> {
         let point = manifest.is_some_and(|manifest| !manifest.points.is_empty());
         let replication = self.replication(found.as_ref());
         let generation = self.generation(fence.as_ref());
-        let described = fence.as_ref().is_some_and(|fence| {
-            let now = found
-                .as_ref()
-                .map(|found| describe::machine(&found.machine, self.excluded(), Some(fence)));
-            fence.generation >= generation && now.is_none_or(|now| now == fence.machine)
-        });
+        let described = self.is_described(fence.as_ref(), found.as_ref());
         let desired = self.desired(fence.as_ref(), found.as_ref());
         let related = self.related(
             context,
@@ -206,23 +201,8 @@ impl Parts<'_> {
             replication.as_deref(),
             desired.as_ref(),
         );
-        let before_copy = !point
-            && replication
-                .as_ref()
-                .is_none_or(|replication| replication.phase == Phase::Created);
-        let failures = found.as_ref().map(|found| {
-            rules::failures(
-                &found.machine,
-                Selection {
-                    excluded: self.excluded(),
-                    before_copy,
-                },
-            )
-        });
-        let taken_by = match (&self.handle, &found) {
-            (Some(handle), Some(found)) => handle.taken_by(self.name, &found.machine.id),
-            _ => None,
-        };
+        let failures = self.failures(found.as_ref(), replication.as_deref(), point);
+        let taken_by = self.taken_by(found.as_ref());
         let observed = Observed {
             deleting: self.vm.metadata.deletion_timestamp.is_some(),
             suspended: self.vm.spec.suspend,
@@ -232,7 +212,7 @@ impl Parts<'_> {
             replaced: record
                 .zip(found.as_ref())
                 .is_some_and(|(record, found)| record.vm != found.machine.id),
-            failures: failures.unwrap_or_default(),
+            failures,
             record: record.is_some_and(|record| !record.retained),
             replica: manifest.is_some(),
             fence: fence.is_some(),
@@ -258,6 +238,37 @@ impl Parts<'_> {
             silent,
             excluded,
         }
+    }
+
+    fn failures(
+        &self,
+        found: Option<&Found>,
+        replication: Option<&ReplicationObservation>,
+        point: bool,
+    ) -> Vec<rules::Failure> {
+        let begun = replication.is_some_and(|replication| replication.phase != Phase::Created);
+        let selection = Selection {
+            excluded: self.excluded(),
+            before_copy: !point && !begun,
+        };
+        found
+            .map(|found| rules::failures(&found.machine, selection))
+            .unwrap_or_default()
+    }
+
+    fn taken_by(&self, found: Option<&Found>) -> Option<ObjectName> {
+        self.handle
+            .as_ref()?
+            .taken_by(self.name, &found?.machine.id)
+    }
+
+    fn is_described(&self, fence: Option<&Fence>, found: Option<&Found>) -> bool {
+        fence.is_some_and(|fence| {
+            let now =
+                found.map(|found| describe::machine(&found.machine, self.excluded(), Some(fence)));
+            fence.generation >= self.generation(Some(fence))
+                && now.is_none_or(|now| now == fence.machine)
+        })
     }
 
     fn hosts(&self, context: &Context) -> Vec<Host> {

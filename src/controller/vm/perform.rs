@@ -249,10 +249,10 @@ async fn retain(gathered: &Gathered, context: &Context) {
         match tokio::time::timeout(REMOVE, agent.remove(&record.replica, &command)).await {
             Ok(Ok(_)) => {}
             Ok(Err(fault)) => {
-                tracing::warn!(vm = %record.object, %host, %fault, "replication on the host is ended later")
+                tracing::warn!(vm = %record.object, %host, %fault, "replication on the host is ended later");
             }
             Err(_) => {
-                tracing::warn!(vm = %record.object, %host, "replication on the host is ended later")
+                tracing::warn!(vm = %record.object, %host, "replication on the host is ended later");
             }
         }
     }

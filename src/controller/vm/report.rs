@@ -168,15 +168,8 @@ fn stalled(facts: &Facts<'_>) -> Option<Verdict> {
 /// What goes on by itself, or is done.
 fn moving(facts: &Facts<'_>) -> Verdict {
     let seen = facts.observed;
-    let waiting = |reason: &str, message: String| Verdict {
-        state: state(seen, facts.step),
-        ready: Status::False,
-        reason: reason.to_owned(),
-        message,
-        kind: Kind::Reconciling,
-    };
-    match facts.step {
-        Step::Nothing(Why::SiteMissing) => waiting(
+    let (reason, message) = match facts.step {
+        Step::Nothing(Why::SiteMissing) => (
             "WaitingForSite",
             format!(
                 "waits for HyperVSite {}, which does not exist yet",
@@ -185,61 +178,73 @@ fn moving(facts: &Facts<'_>) -> Verdict {
         ),
         // A site that is lost is one condition of the site, not one of each of its VMs.
         Step::Nothing(Why::SiteNotReady) if !seen.point => {
-            let why = match &seen.site {
-                Site::NotReady(why) => why.as_str(),
-                Site::Missing | Site::NotOurs(_) | Site::Ready => "",
-            };
-            waiting(
-                "WaitingForSite",
-                format!("waits for HyperVSite {}: {why}", facts.site),
-            )
+            ("WaitingForSite", site_not_ready(facts))
         }
-        Step::Nothing(Why::MachineUnknown | Why::AgentUnreachable) if !seen.point => {
-            let silent = match &seen.machine {
-                Machine::Unknown { silent } => silent
-                    .iter()
-                    .map(ToString::to_string)
-                    .collect::<Vec<_>>()
-                    .join(", "),
-                Machine::Found { host, .. } => host.to_string(),
-                Machine::NotFound | Machine::Ambiguous(_) => String::new(),
-            };
-            waiting(
-                "WaitingForAgent",
-                format!("waits for the agent of {silent}"),
-            )
-        }
-        Step::Nothing(Why::Queued) => waiting("Queued", queued(seen)),
-        Step::Nothing(Why::Window) => waiting(
+        Step::Nothing(Why::MachineUnknown | Why::AgentUnreachable) if !seen.point => (
+            "WaitingForAgent",
+            format!("waits for the agent of {}", silent_hosts(seen)),
+        ),
+        Step::Nothing(Why::Queued) => ("Queued", queued(seen)),
+        Step::Nothing(Why::Window) => (
             "WaitingForWindow",
             "waits for the hour at which the site's policy starts first copies".to_owned(),
         ),
-        Step::Nothing(Why::Suspended) => Verdict {
-            state: ReplicationState::Suspended,
-            ready: Status::True,
-            reason: "Suspended".to_owned(),
-            message: "replication is suspended by spec.suspend".to_owned(),
-            kind: Kind::Settled,
-        },
-        Step::Nothing(Why::Copying) => waiting(
+        Step::Nothing(Why::Suspended) => return suspended(),
+        Step::Nothing(Why::Copying) => (
             "InitialReplication",
             "the disks are being copied to Azure".to_owned(),
         ),
-        Step::Nothing(_) if seen.point => protected(facts),
-        Step::Retain => waiting(
+        Step::Retain => (
             "Deleting",
             "replication on the host is being ended; the replica stays".to_owned(),
         ),
-        Step::Relate | Step::Describe if seen.point => protected(facts),
+        Step::Nothing(_) | Step::Relate | Step::Describe if seen.point => return protected(facts),
         Step::Nothing(_)
         | Step::Record
         | Step::CreateReplica
         | Step::Describe
         | Step::Relate
-        | Step::Start => waiting(
+        | Step::Start => (
             "EnablingProtection",
             "protection is being enabled".to_owned(),
         ),
+    };
+    Verdict {
+        state: state(seen, facts.step),
+        ready: Status::False,
+        reason: reason.to_owned(),
+        message,
+        kind: Kind::Reconciling,
+    }
+}
+
+fn site_not_ready(facts: &Facts<'_>) -> String {
+    let why = match &facts.observed.site {
+        Site::NotReady(why) => why.as_str(),
+        Site::Missing | Site::NotOurs(_) | Site::Ready => "",
+    };
+    format!("waits for HyperVSite {}: {why}", facts.site)
+}
+
+fn silent_hosts(seen: &Observed) -> String {
+    match &seen.machine {
+        Machine::Unknown { silent } => silent
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join(", "),
+        Machine::Found { host, .. } => host.to_string(),
+        Machine::NotFound | Machine::Ambiguous(_) => String::new(),
+    }
+}
+
+fn suspended() -> Verdict {
+    Verdict {
+        state: ReplicationState::Suspended,
+        ready: Status::True,
+        reason: "Suspended".to_owned(),
+        message: "replication is suspended by spec.suspend".to_owned(),
+        kind: Kind::Settled,
     }
 }
 

@@ -9,9 +9,7 @@ use crate::formats::file::Source;
 use crate::formats::info::DiskKind;
 use crate::formats::parent;
 use crate::formats::vhd::footer::{DiskType, FOOTER_SIZE, Footer, seconds_since_2000};
-use crate::formats::vhd::header::{
-    DynamicHeader, Locator, ParentFields, is_block_size,
-};
+use crate::formats::vhd::header::{DynamicHeader, Locator, ParentFields, is_block_size};
 use crate::formats::vhd::table::Table;
 use crate::formats::vhd::{FIXED_DISK_MAX, TABLE_DISK_MAX};
 use crate::units::{MIB, to_u64, to_usize};

@@ -36,6 +36,8 @@ pub(super) struct Session {
     headers: Headers,
     /// Where the next block goes: the first MiB behind everything in the file.
     pub(super) end: u64,
+    /// Whether there may be bytes behind `end`, or bytes may be missing before it.
+    pub(super) soiled: bool,
     /// Whether the headers have this session's FileWriteGuid.
     file_changed: bool,
     /// Whether the headers have this session's DataWriteGuid.
@@ -55,6 +57,7 @@ impl Session {
         Session {
             headers,
             end,
+            soiled: true,
             file_changed: false,
             data_changed: false,
             log: Log {

@@ -114,13 +114,18 @@ impl Vhdx {
             let detail = format!("a block would grow the file over {FILE_SIZE_MAX} bytes");
             return Err(Error::new(Kind::TooLarge, source.path(), detail).at(start));
         }
-        // Cut first: what a failed attempt left there must not show.
-        source.resize(start)?;
-        source.resize(end)?;
+        // What a failed attempt left there must not show.
+        if std::mem::replace(&mut session.soiled, true) {
+            source.resize(start)?;
+        }
+        if payload.is_zeroes() || payload.len() < len {
+            source.resize(end)?;
+        }
         if !payload.is_zeroes() {
             payload.write_to(source, start + within)?;
         }
         session.end = end;
+        session.soiled = false;
         Ok(start)
     }
 

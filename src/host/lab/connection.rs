@@ -79,14 +79,15 @@ impl Connection {
     }
 
     fn exchange(&self, request: &[u8], patience: Duration) -> io::Result<Vec<u8>> {
-        let deadline = Instant::now() + patience;
+        let started = Instant::now();
+        let left = || left(started, patience);
         let mut stream = UnixStream::connect(&self.socket)?;
-        stream.set_write_timeout(Some(left(deadline)?))?;
+        stream.set_write_timeout(Some(left()?))?;
         stream.write_all(request)?;
         let mut line = Vec::new();
         let mut piece = vec![0; 64 << 10];
         loop {
-            stream.set_read_timeout(Some(left(deadline)?))?;
+            stream.set_read_timeout(Some(left()?))?;
             let count = match stream.read(&mut piece) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 other => other?,
@@ -131,9 +132,9 @@ impl Connection {
     }
 }
 
-/// The time to a deadline; a timeout if there is none left.
-fn left(deadline: Instant) -> io::Result<Duration> {
-    let left = deadline.saturating_duration_since(Instant::now());
+/// What is left of `patience`; a timeout if there is nothing.
+fn left(started: Instant, patience: Duration) -> io::Result<Duration> {
+    let left = patience.saturating_sub(started.elapsed());
     if left.is_zero() {
         Err(io::ErrorKind::TimedOut.into())
     } else {

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::host::lab::failure::Failure;
 use crate::host::lab::fault::{Effect, Fault, Place};
@@ -73,22 +73,12 @@ impl Faults {
 
     /// Waits until something is held at a gate: whether it is.
     pub(crate) fn await_held(&self, gate: &str, patience: Duration) -> bool {
-        let deadline = Instant::now() + patience;
-        let mut state = lock(&self.state);
-        loop {
-            if state.held.contains_key(gate) {
-                return true;
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() || state.ended {
-                return false;
-            }
-            state = self
-                .changed
-                .wait_timeout(state, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
-        }
+        let waits = |state: &mut State| !state.ended && !state.held.contains_key(gate);
+        let waited = self
+            .changed
+            .wait_timeout_while(lock(&self.state), patience, waits);
+        let state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        state.held.contains_key(gate)
     }
 
     /// What happens at a place: nothing, a delay, or a failure.

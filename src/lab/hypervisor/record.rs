@@ -61,8 +61,8 @@ pub(crate) struct PointRecord {
     pub(crate) point: FrozenPoint,
     /// The frozen image of each disk.
     pub(crate) images: BTreeMap<DiskSlot, PathBuf>,
-    /// The generation that was opened by the barrier, of each disk that was tracked then: a cursor of that point.
-    pub(crate) opened: BTreeMap<DiskSlot, (Uuid, u64)>,
+    /// What it becomes when it is committed, of each disk that was tracked at the barrier.
+    pub(crate) cursors: BTreeMap<DiskSlot, TrackingCursor>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -34,7 +34,9 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::durable;
+use crate::host::Kind;
 use crate::ids::DiskSlot;
+use crate::lab::hypervisor::store::{of_durable, of_io};
 use crate::lab::hypervisor::tracking::bitmap::Bitmap;
 use crate::lab::hypervisor::tracking::cursor::Cursor;
 use crate::lab::hypervisor::tracking::header::Header;
@@ -61,6 +63,16 @@ pub(crate) enum Error {
     Missing { path: PathBuf },
     #[error(transparent)]
     Durable(durable::Error),
+}
+
+impl Error {
+    pub(crate) fn kind(&self) -> Kind {
+        match self {
+            Error::Read { source, .. } | Error::Mark { source, .. } => of_io(source),
+            Error::Damaged { .. } | Error::Missing { .. } => Kind::TrackingLost,
+            Error::Durable(error) => of_durable("track a disk", error).kind,
+        }
+    }
 }
 
 /// The tracking of one disk as the machine's record names it.

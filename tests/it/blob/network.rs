@@ -16,6 +16,8 @@ use site_recovery::report::Code;
 use site_recovery::retry::Again;
 use site_recovery::secret::{SasToken, Secret};
 use site_recovery::units::ByteRange;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::blob::emulator::{self, impatient, noise, patient};
@@ -159,11 +161,10 @@ async fn a_delete_whose_reply_was_lost_finds_nothing() {
 
 #[tokio::test]
 async fn an_unreachable_service_has_done_nothing() {
-    let server = Server::answering(vec![]).await;
-    let endpoint = server.endpoint();
-    drop(server);
-    // The listener is gone once its task has been aborted; until then the connection breaks instead.
-    tokio::task::yield_now().await;
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let endpoint = Endpoint::parse(&format!("http://{address}/acct1")).unwrap();
     let container = agent(endpoint, impatient());
 
     let put = container
@@ -398,4 +399,32 @@ async fn a_range_that_a_proxy_ignores_is_not_taken_for_it() {
         .await
         .unwrap_err();
     assert_eq!(error.kind, Kind::Malformed);
+}
+
+#[tokio::test]
+async fn a_refusal_that_comes_before_the_body_was_sent_is_heard() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let service = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        stream.read_u8().await.unwrap();
+        let head = "HTTP/1.1 403 Forbidden\r\nx-ms-error-code: AuthenticationFailed\r\n";
+        let rest = "content-length: 0\r\nconnection: close\r\n\r\n";
+        stream
+            .write_all([head, rest].concat().as_bytes())
+            .await
+            .unwrap();
+        // As a server should: what it does not want any more, it still reads.
+        tokio::io::copy(&mut stream, &mut tokio::io::sink())
+            .await
+            .ok();
+    });
+    let endpoint = Endpoint::parse(&format!("http://{address}/acct1")).unwrap();
+    let container = agent(endpoint, impatient());
+
+    let put = container
+        .put("a", noise(1, 64 << 20), &PutOptions::create())
+        .await;
+    assert_eq!(put.unwrap_err().code(), Code::WaitingForCredentials);
+    service.await.unwrap();
 }

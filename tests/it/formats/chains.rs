@@ -56,14 +56,26 @@ fn with_parents(parents: Parents) -> OpenOptions {
 fn is_family(image: &formats::Image) {
     let found = read_all(image).unwrap();
     assert_eq!(found[4096..4608], [2; 512]);
-    assert!(found[..4096].iter().chain(&found[4608..]).all(|&byte| byte == 1));
+    assert!(
+        found[..4096]
+            .iter()
+            .chain(&found[4608..])
+            .all(|&byte| byte == 1)
+    );
 }
 
 fn broken(outcome: Result<formats::Image, Error>, words: &[&str]) {
     let error = outcome.err().expect("the chain is broken");
-    assert_eq!((error.kind(), error.code()), (Kind::BrokenChain, Code::BrokenDiskChain), "{error}");
+    assert_eq!(
+        (error.kind(), error.code()),
+        (Kind::BrokenChain, Code::BrokenDiskChain),
+        "{error}"
+    );
     for word in words {
-        assert!(error.to_string().contains(word), "`{error}` does not say `{word}`");
+        assert!(
+            error.to_string().contains(word),
+            "`{error}` does not say `{word}`"
+        );
     }
 }
 
@@ -77,7 +89,10 @@ fn a_parent_is_found_in_another_folder_and_after_both_have_moved() {
         let moved = old.join("bases/base");
         fs::rename(base, &moved).unwrap();
         let child = old.join("second");
-        formats::create_child(&child, &moved, &child_options()).unwrap().close().unwrap();
+        formats::create_child(&child, &moved, &child_options())
+            .unwrap()
+            .close()
+            .unwrap();
         assert_eq!(open_at(&child).unwrap().layers().count(), 2);
         // The tree as a whole
         fs::rename(&old, &new).unwrap();
@@ -113,7 +128,10 @@ fn a_vhdx_that_was_written_is_no_parent_any_more() {
     image.close().unwrap();
     assert_ne!(before, after);
     let (before, after) = (before.to_string(), after.to_string());
-    broken(open_at(&child), &["child", "base", "DataWriteGuid", &before, &after]);
+    broken(
+        open_at(&child),
+        &["child", "base", "DataWriteGuid", &before, &after],
+    );
 }
 
 #[test]
@@ -122,8 +140,14 @@ fn opening_for_writing_without_writing_keeps_a_parent_a_parent() {
         let folder = tempfile::tempdir().unwrap();
         let (base, child) = family(folder.path(), shape);
         let before = fs::read(&base).unwrap();
-        formats::open_writable(&base, &OpenOptions::default()).unwrap().close().unwrap();
-        assert!(fs::read(&base).unwrap() == before, "{shape:?}: nothing was written");
+        formats::open_writable(&base, &OpenOptions::default())
+            .unwrap()
+            .close()
+            .unwrap();
+        assert!(
+            fs::read(&base).unwrap() == before,
+            "{shape:?}: nothing was written"
+        );
         is_family(&open_at(&child).unwrap());
     }
 }
@@ -238,7 +262,10 @@ fn a_child_alone_shows_its_own_sectors_and_says_where_the_others_are() {
         assert_eq!(extents, expected);
         let error = image.read_at(0, &mut sector).unwrap_err();
         assert_eq!(error.kind(), Kind::BrokenChain, "never other data: {error}");
-        assert_eq!(image.map(ByteRange::to(SIZE)).unwrap_err().kind(), Kind::BrokenChain);
+        assert_eq!(
+            image.map(ByteRange::to(SIZE)).unwrap_err().kind(),
+            Kind::BrokenChain
+        );
     }
 }
 
@@ -264,7 +291,12 @@ fn bits_that_another_program_left_in_a_bitmap_do_not_show_when_a_block_becomes_p
     // Then: it alone is the child's
     let found = read_all(&open(&disks).unwrap()).unwrap();
     assert_eq!(found[512..1024], [3; 512]);
-    assert!(found[..512].iter().chain(&found[1024..]).all(|&byte| byte == 1));
+    assert!(
+        found[..512]
+            .iter()
+            .chain(&found[1024..])
+            .all(|&byte| byte == 1)
+    );
 }
 
 #[test]
@@ -305,8 +337,14 @@ fn what_leaves_the_disk_is_refused_before_anything_is_touched() {
             assert_eq!(kind(image.write_at(offset, &buffer)), Kind::OutOfBounds);
         }
         let outside = ByteRange::new(SIZE, SIZE + 1).unwrap();
-        assert_eq!(image.write_zeroes(outside).unwrap_err().kind(), Kind::OutOfBounds);
-        assert_eq!(image.image().map(outside).unwrap_err().kind(), Kind::OutOfBounds);
+        assert_eq!(
+            image.write_zeroes(outside).unwrap_err().kind(),
+            Kind::OutOfBounds
+        );
+        assert_eq!(
+            image.image().map(outside).unwrap_err().kind(),
+            Kind::OutOfBounds
+        );
         image.read_at(SIZE, &mut []).unwrap();
         image.write_at(SIZE, &[]).unwrap();
         image.close().unwrap();
@@ -323,5 +361,9 @@ fn a_new_image_never_takes_the_place_of_a_file() {
         assert!(formats::create(&path, &shape.options(SIZE)).is_err());
     }
     assert_eq!(fs::read(&path).unwrap(), b"precious");
-    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "no temporary file is left");
+    assert_eq!(
+        fs::read_dir(folder.path()).unwrap().count(),
+        1,
+        "no temporary file is left"
+    );
 }

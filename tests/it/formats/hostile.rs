@@ -16,7 +16,7 @@ use crate::formats::support::{
 
 const SIZE: u64 = 6 * MIB + 512 * 8;
 /// Changed images of each shape: some seconds in all.
-const ROUNDS: u64 = 1500;
+const ROUNDS: u64 = 500;
 
 /// A range of bytes that changes aim at.
 type Target = (u64, u64);
@@ -38,7 +38,9 @@ fn victim(shape: Shape) -> Vec<Arc<CrashDisk>> {
     let base = CrashDisk::new();
     new_disk(&base, shape, SIZE);
     let mut image = open_writable(std::slice::from_ref(&base)).unwrap();
-    image.write_at(0, &Numbers(1).bytes(usize_of(2 * MIB))).unwrap();
+    image
+        .write_at(0, &Numbers(1).bytes(usize_of(2 * MIB)))
+        .unwrap();
     let parent = image.image().info().clone();
     image.close().unwrap();
     let child = CrashDisk::new();
@@ -48,7 +50,9 @@ fn victim(shape: Shape) -> Vec<Arc<CrashDisk>> {
     for at in [512, MIB + 1024, 5 * MIB] {
         image.write_at(at, &Numbers(at).bytes(3000)).unwrap();
     }
-    image.write_zeroes(ByteRange::at(3 * MIB, 2 * MIB).unwrap()).unwrap();
+    image
+        .write_zeroes(ByteRange::at(3 * MIB, 2 * MIB).unwrap())
+        .unwrap();
     image.flush().unwrap();
     drop(image);
     vec![chain[0].crashed(|| true), Arc::clone(&chain[1])]
@@ -56,7 +60,20 @@ fn victim(shape: Shape) -> Vec<Arc<CrashDisk>> {
 
 /// Values that break bounds.
 fn awkward(numbers: &mut Numbers) -> u64 {
-    let near = [0, 1, 512, 4096, MIB, 3 * MIB, 4 * MIB, SIZE, 1 << 31, 1 << 32, 64 << 40, 1 << 63];
+    let near = [
+        0,
+        1,
+        512,
+        4096,
+        MIB,
+        3 * MIB,
+        4 * MIB,
+        SIZE,
+        1 << 31,
+        1 << 32,
+        64 << 40,
+        1 << 63,
+    ];
     let value = near[usize_of(numbers.below(u64_of(near.len())))];
     match numbers.below(5) {
         0 => value.wrapping_sub(1),
@@ -86,7 +103,8 @@ fn change(disk: &CrashDisk, targets: &[Target], numbers: &mut Numbers) {
             if numbers.below(2) == 0 {
                 bytes.reverse();
             }
-            disk.write_at(at / u64_of(width) * u64_of(width), &bytes).unwrap();
+            disk.write_at(at / u64_of(width) * u64_of(width), &bytes)
+                .unwrap();
         }
         9 => {
             let len = 1 + usize_of(numbers.below(40));
@@ -96,7 +114,8 @@ fn change(disk: &CrashDisk, targets: &[Target], numbers: &mut Numbers) {
         _ => {
             // One entry or structure over another.
             let mut bytes = [0; 32];
-            disk.read_at(start + numbers.below(len) / 8 * 8, &mut bytes).unwrap();
+            disk.read_at(start + numbers.below(len) / 8 * 8, &mut bytes)
+                .unwrap();
             disk.write_at(at / 8 * 8, &bytes).unwrap();
         }
     }
@@ -118,7 +137,9 @@ fn vhd_sum(bytes: &[u8]) -> [u8; 4] {
 
 fn crc32c(bytes: &[u8]) -> [u8; 4] {
     let crc = bytes.iter().fold(u32::MAX, |crc, &byte| {
-        (0..8).fold(crc ^ u32::from(byte), |crc, _| (crc >> 1) ^ (0x82f6_3b78 * (crc & 1)))
+        (0..8).fold(crc ^ u32::from(byte), |crc, _| {
+            (crc >> 1) ^ (0x82f6_3b78 * (crc & 1))
+        })
     });
     (!crc).to_le_bytes()
 }
@@ -135,7 +156,13 @@ fn repair_all(disk: &CrashDisk, format: Format) {
     let mut entry = [0; 12];
     disk.read_at(MIB, &mut entry).unwrap();
     let length = u32::from_le_bytes([entry[8], entry[9], entry[10], entry[11]]);
-    repair(disk, MIB, usize_of(u64::from(length).clamp(4096, MIB)), 4, crc32c);
+    repair(
+        disk,
+        MIB,
+        usize_of(u64::from(length).clamp(4096, MIB)),
+        4,
+        crc32c,
+    );
 }
 
 /// Uses an image as callers do, for a bounded time.
@@ -201,7 +228,12 @@ fn survives_changes(shape: Shape, targets: &[Target]) {
     }
     // The changes are neither all harmless nor all fatal, and fatal in different ways.
     assert!(opened > 20, "{shape:?}: only {opened} opened");
-    for kind in [Kind::Corrupt, Kind::Truncated, Kind::Checksum, Kind::Unsupported] {
+    for kind in [
+        Kind::Corrupt,
+        Kind::Truncated,
+        Kind::Checksum,
+        Kind::Unsupported,
+    ] {
         assert!(kinds.contains(&kind), "{shape:?}: no change was {kind:?}");
     }
 }
@@ -248,7 +280,11 @@ fn random_bytes_are_no_image() {
         let mut bytes = numbers.bytes(len);
         let marks: [&[u8]; 3] = [b"vhdxfile", b"conectix", b""];
         let mark = marks[usize_of(numbers.below(3))];
-        let at = if numbers.below(2) == 0 { 0 } else { len.saturating_sub(512) };
+        let at = if numbers.below(2) == 0 {
+            0
+        } else {
+            len.saturating_sub(512)
+        };
         let end = (at + mark.len()).min(len);
         bytes[at..end].copy_from_slice(&mark[..end - at]);
         let disk = CrashDisk::of(&bytes);

@@ -53,8 +53,13 @@ fn a_sector_at_either_end_of_the_largest_disks_is_found_again() {
 fn larger_disks_than_a_format_has_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("too-large");
-    for (format, size) in [(Format::Vhd, 2040 * GIB + 512), (Format::Vhdx, (64 << 40) + 512)] {
-        let error = formats::create(&path, &options(format, size, None)).err().unwrap();
+    for (format, size) in [
+        (Format::Vhd, 2040 * GIB + 512),
+        (Format::Vhdx, (64 << 40) + 512),
+    ] {
+        let error = formats::create(&path, &options(format, size, None))
+            .err()
+            .unwrap();
         assert_eq!(error.kind(), Kind::TooLarge, "{error}");
     }
     for (format, size, block_size) in [
@@ -66,7 +71,9 @@ fn larger_disks_than_a_format_has_are_refused() {
         (Format::Vhdx, MIB, Some(1 << 19)),
         (Format::Vhdx, MIB, Some(1 << 29)),
     ] {
-        let error = formats::create(&path, &options(format, size, block_size)).err().unwrap();
+        let error = formats::create(&path, &options(format, size, block_size))
+            .err()
+            .unwrap();
         assert_eq!(error.kind(), Kind::Unsupported, "{error}");
     }
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);

@@ -64,7 +64,9 @@ fn merged_offline_the_parent_is_the_whole_disk() {
             assert_same(&content_of(parent), &content, "the parent");
         }
         if shape.format == Format::Vhdx && shape.sector == 512 {
-            run(tool("qemu-img", "qemu-utils").args(["check", "-f", "vhdx"]).arg(&paths[2]));
+            run(tool("qemu-img", "qemu-utils")
+                .args(["check", "-f", "vhdx"])
+                .arg(&paths[2]));
         }
     }
 }
@@ -82,12 +84,18 @@ fn while_merging_both_ids_of_the_parent_are_recorded_before_it_changes() {
     for _ in 0..2 {
         let mut merge = Merge::open(&paths[0], &OpenOptions::default()).unwrap();
         merge.copy(ByteRange::to(9 * MIB)).unwrap();
-        merge.write_at(4 * MIB + 1, &content[usize_of(4 * MIB) + 1..][..1000]).unwrap();
+        merge
+            .write_at(4 * MIB + 1, &content[usize_of(4 * MIB) + 1..][..1000])
+            .unwrap();
         merge.close().unwrap();
         let image = formats::open(&paths[0], &OpenOptions::default()).unwrap();
         let links = &image.info().parent.as_ref().unwrap().linkage;
         assert_eq!(links.len(), 2);
-        assert_eq!(links[1], id(&paths[1]), "the parent has the id that was announced");
+        assert_eq!(
+            links[1],
+            id(&paths[1]),
+            "the parent has the id that was announced"
+        );
         assert_ne!(links[1], before);
         assert_same(&read_all(&image).unwrap(), &content, "given up");
     }
@@ -127,7 +135,10 @@ fn a_guest_sees_one_disk_before_during_and_after() {
 fn a_disk_without_a_parent_cannot_be_merged() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("alone");
-    formats::create(&path, &SHAPES[4].options(SIZE)).unwrap().close().unwrap();
+    formats::create(&path, &SHAPES[4].options(SIZE))
+        .unwrap()
+        .close()
+        .unwrap();
     let before = std::fs::read(&path).unwrap();
     let error = formats::merge(&path, &OpenOptions::default()).unwrap_err();
     assert_eq!(error.kind(), Kind::Unsupported, "{error}");

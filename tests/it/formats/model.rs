@@ -252,6 +252,34 @@ fn a_vhdx_of_large_sectors_is_the_bytes_that_were_written() {
 }
 
 #[test]
+fn threads_that_read_at_once_see_the_same_disk() {
+    let mut case = Case::new(SHAPES[4], CrashDisk::new());
+    for seed in 0..3 {
+        case.write(seed * MIB, &Numbers(seed).bytes(usize_of(MIB)));
+        case.write(seed * 300 * KIB, &Numbers(seed).bytes(9000));
+        case.snapshot(false);
+    }
+    case.image.take().unwrap().close().unwrap();
+    let image = open(&case.disks).unwrap();
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let (image, content) = (&image, &case.content);
+            scope.spawn(move || {
+                let mut numbers = Numbers(thread);
+                for _ in 0..200 {
+                    let at = numbers.below(SIZE);
+                    let len = numbers.below((SIZE - at).min(200 * KIB) + 1);
+                    let mut piece = vec![0xee; usize_of(len)];
+                    image.read_at(at, &mut piece).unwrap();
+                    let expected = &content[usize_of(at)..usize_of(at + len)];
+                    assert_same(&piece, expected, "a thread");
+                }
+            });
+        }
+    });
+}
+
+#[test]
 fn calls_that_do_a_part_of_their_work_change_nothing() {
     let short = || {
         let disk = CrashDisk::new();

@@ -36,14 +36,18 @@ fn name(format: Format) -> &'static str {
 
 /// The shapes that qemu knows.
 fn shapes() -> impl Iterator<Item = Shape> {
-    SHAPES.into_iter().filter(|shape| shape.format != Format::Raw && shape.sector == 512)
+    SHAPES
+        .into_iter()
+        .filter(|shape| shape.format != Format::Raw && shape.sector == 512)
 }
 
 /// Lets qemu compare an image with the bytes that it should hold.
 fn qemu_agrees(image: &Path, format: Format, content: &[u8]) {
     let raw = image.with_extension("expected");
     write_file(&raw, content);
-    run(qemu_img().args(["compare", "-f", name(format), "-F", "raw"]).args([image, &raw]));
+    run(qemu_img()
+        .args(["compare", "-f", name(format), "-F", "raw"])
+        .args([image, &raw]));
     if format == Format::Vhdx {
         run(qemu_img().args(["check", "-f", "vhdx"]).arg(image));
     }
@@ -53,7 +57,13 @@ fn qemu_agrees(image: &Path, format: Format, content: &[u8]) {
 fn fill(mut write: impl FnMut(u64, &[u8])) -> Vec<u8> {
     let mut content = vec![0; usize_of(SIZE)];
     let mut numbers = Numbers(7);
-    for (at, len) in [(0, 512), (700, 5000), (MIB - 100, 300), (3 * MIB, 2 * MIB), (SIZE - 9, 9)] {
+    for (at, len) in [
+        (0, 512),
+        (700, 5000),
+        (MIB - 100, 300),
+        (3 * MIB, 2 * MIB),
+        (SIZE - 9, 9),
+    ] {
         let bytes = numbers.bytes(usize_of(len));
         write(at, &bytes);
         content[usize_of(at)..usize_of(at + len)].copy_from_slice(&bytes);
@@ -66,10 +76,14 @@ fn qemu_reads_what_we_write() {
     let folder = tempfile::tempdir().unwrap();
     for shape in shapes() {
         // Given: an image of ours, flushed and never closed
-        let path = folder.path().join(format!("{:?}-{:?}", shape.format, shape.allocation));
+        let path = folder
+            .path()
+            .join(format!("{:?}-{:?}", shape.format, shape.allocation));
         let mut image = formats::create(&path, &shape.options(SIZE)).unwrap();
         let mut content = fill(|at, bytes| image.write_at(at, bytes).unwrap());
-        image.write_zeroes(ByteRange::at(3 * MIB + 512, MIB).unwrap()).unwrap();
+        image
+            .write_zeroes(ByteRange::at(3 * MIB + 512, MIB).unwrap())
+            .unwrap();
         content[usize_of(3 * MIB + 512)..usize_of(4 * MIB + 512)].fill(0);
         image.close().unwrap();
         // Then: qemu reads the same
@@ -85,10 +99,26 @@ fn we_read_what_qemu_writes() {
     fill(|at, bytes| content[usize_of(at)..][..bytes.len()].copy_from_slice(bytes));
     write_file(&raw, &content);
     for (format, options, kind) in [
-        (Format::Vhd, "subformat=dynamic,force_size=on", DiskKind::Dynamic),
-        (Format::Vhd, "subformat=fixed,force_size=on", DiskKind::Fixed),
-        (Format::Vhdx, "subformat=dynamic,block_size=1M", DiskKind::Dynamic),
-        (Format::Vhdx, "subformat=dynamic,block_state_zero=off", DiskKind::Dynamic),
+        (
+            Format::Vhd,
+            "subformat=dynamic,force_size=on",
+            DiskKind::Dynamic,
+        ),
+        (
+            Format::Vhd,
+            "subformat=fixed,force_size=on",
+            DiskKind::Fixed,
+        ),
+        (
+            Format::Vhdx,
+            "subformat=dynamic,block_size=1M",
+            DiskKind::Dynamic,
+        ),
+        (
+            Format::Vhdx,
+            "subformat=dynamic,block_state_zero=off",
+            DiskKind::Dynamic,
+        ),
         (Format::Vhdx, "subformat=fixed,log_size=2M", DiskKind::Fixed),
     ] {
         // Given: an image that qemu made
@@ -118,7 +148,10 @@ fn a_vhd_without_forced_size_has_the_size_that_its_footer_says() {
     // qemu rounds such a disk up to whole cylinders; the footer's current size has it, as Hyper-V reads it.
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("rounded.vhd");
-    run(qemu_img().args(["create", "-f", "vpc"]).arg(&path).arg("64M"));
+    run(qemu_img()
+        .args(["create", "-f", "vpc"])
+        .arg(&path)
+        .arg("64M"));
     let image = formats::open(&path, &OpenOptions::default()).unwrap();
     assert_eq!(image.size(), 67_125_248);
 }
@@ -150,9 +183,14 @@ fn qemu_replays_our_log_to_what_we_read_through_it() {
     let image = formats::open(&path, &OpenOptions::default()).unwrap();
     assert!(image.info().log_replayed);
     assert_same(&read_all(&image).unwrap(), &content, "replayed in memory");
-    assert!(std::fs::read(&path).unwrap() == before, "reading changes nothing");
+    assert!(
+        std::fs::read(&path).unwrap() == before,
+        "reading changes nothing"
+    );
     // When: qemu replays the log
-    run(qemu_img().args(["check", "-r", "all", "-f", "vhdx"]).arg(&path));
+    run(qemu_img()
+        .args(["check", "-r", "all", "-f", "vhdx"])
+        .arg(&path));
     // Then: both read the same
     qemu_agrees(&path, Format::Vhdx, &content);
     let image = formats::open(&path, &OpenOptions::default()).unwrap();
@@ -205,11 +243,17 @@ fn blocks_behind_the_first_chunk_are_where_qemu_has_them() {
     for block in ["1M", "32M", "256M"] {
         let path = folder.path().join(format!("chunks-{block}.vhdx"));
         let options = format!("block_size={block}");
-        run(qemu_img().args(["create", "-f", "vhdx", "-o", &options]).arg(&path).arg("9G"));
+        run(qemu_img()
+            .args(["create", "-f", "vhdx", "-o", &options])
+            .arg(&path)
+            .arg("9G"));
         patterns_at(&offsets, &path, Format::Vhdx);
     }
     let path = folder.path().join("large.vhd");
-    run(qemu_img().args(["create", "-f", "vpc", "-o", "force_size=on"]).arg(&path).arg("9G"));
+    run(qemu_img()
+        .args(["create", "-f", "vpc", "-o", "force_size=on"])
+        .arg(&path)
+        .arg("9G"));
     patterns_at(&offsets, &path, Format::Vhd);
 }
 
@@ -220,7 +264,11 @@ fn a_page_blob_of_disk_and_footer_is_a_fixed_vhd_to_qemu_and_to_us() {
     let mut blob = Numbers(3).bytes(usize_of(2 * MIB));
     let content = blob.clone();
     let shape = SHAPES[1].options(u64_of(content.len()));
-    blob.extend(vhd::fixed_footer(shape.size, shape.identifier, shape.created));
+    blob.extend(vhd::fixed_footer(
+        shape.size,
+        shape.identifier,
+        shape.created,
+    ));
     write_file(&path, &blob);
     qemu_agrees(&path, Format::Vhd, &content);
     let image = formats::open(&path, &OpenOptions::default()).unwrap();
@@ -246,7 +294,11 @@ fn a_flushed_vhd_is_whole_for_readers_that_believe_the_closing_footer() {
     bytes[..512].fill(0);
     let disk = CrashDisk::of(&bytes);
     let mut image = open_writable(std::slice::from_ref(&disk)).unwrap();
-    assert_same(&read_all(image.image()).unwrap(), &content, "by the closing footer");
+    assert_same(
+        &read_all(image.image()).unwrap(),
+        &content,
+        "by the closing footer",
+    );
     image.write_at(0, &content[..512]).unwrap();
     image.flush().unwrap();
     assert_eq!(disk.bytes()[..8], *b"conectix");

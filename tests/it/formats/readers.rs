@@ -30,7 +30,11 @@ struct Layered {
 
 impl Layered {
     fn new(shape: Shape) -> Self {
-        let extension = if shape.format == Format::Vhd { "vhd" } else { "vhdx" };
+        let extension = if shape.format == Format::Vhd {
+            "vhd"
+        } else {
+            "vhdx"
+        };
         let folder = tempfile::tempdir().unwrap();
         let mut layered = Layered {
             content: vec![0; usize_of(SIZE)],
@@ -59,7 +63,12 @@ impl Layered {
 
     fn write(&mut self, mut image: WritableImage, path: &Path) {
         let layers = u64::try_from(self.paths.len()).unwrap();
-        for (at, len) in [(0, 40_000), (2 * MIB - 700, 1500), (4 * MIB, 2 * MIB), (8 * MIB, 512)] {
+        for (at, len) in [
+            (0, 40_000),
+            (2 * MIB - 700, 1500),
+            (4 * MIB, 2 * MIB),
+            (8 * MIB, 512),
+        ] {
             let at = at + 4096 * layers + 512 * layers;
             let bytes = self.numbers.bytes(usize_of(len / (1 + layers)));
             image.write_at(at, &bytes).unwrap();
@@ -89,10 +98,18 @@ fn seven_zip_reads_our_chains() {
     for shape in chains() {
         let layered = Layered::new(shape);
         layered.check_ours();
-        let kind = if shape.format == Format::Vhd { "-tvhd" } else { "-tvhdx" };
+        let kind = if shape.format == Format::Vhd {
+            "-tvhd"
+        } else {
+            "-tvhdx"
+        };
         let mut seven_zip = tool("7zz", "7zip");
         seven_zip.args(["e", "-so", kind]).arg(&layered.paths[0]);
-        assert_same(&run(&mut seven_zip), &layered.content, &format!("7-Zip, {shape:?}"));
+        assert_same(
+            &run(&mut seven_zip),
+            &layered.content,
+            &format!("7-Zip, {shape:?}"),
+        );
     }
 }
 
@@ -116,15 +133,25 @@ while left:
 #[test]
 fn libvhdi_reads_our_vhdx_chains() {
     let mut probe = system_python();
-    let found = probe.args(["-c", "import pyvhdi"]).output().is_ok_and(|o| o.status.success());
-    assert!(found, "this test needs the Python module pyvhdi: apt-get install python3-libvhdi");
+    let found = probe
+        .args(["-c", "import pyvhdi"])
+        .output()
+        .is_ok_and(|o| o.status.success());
+    assert!(
+        found,
+        "this test needs the Python module pyvhdi: apt-get install python3-libvhdi"
+    );
     for shape in chains().filter(|shape| shape.format == Format::Vhdx) {
         let layered = Layered::new(shape);
         let script = layered.folder.path().join("read.py");
         write_file(&script, PYVHDI.as_bytes());
         let mut python = system_python();
         python.arg(&script).args(&layered.paths);
-        assert_same(&run(&mut python), &layered.content, &format!("libvhdi, {shape:?}"));
+        assert_same(
+            &run(&mut python),
+            &layered.content,
+            &format!("libvhdi, {shape:?}"),
+        );
     }
 }
 

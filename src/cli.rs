@@ -1,0 +1,85 @@
+//! The command line: what was typed becomes a validated configuration, and real edges are put together.
+//!
+//! The only place that names concrete edges together, and the only one that prints an error with all its causes.
+
+#[cfg(unix)]
+mod agent;
+mod controller;
+mod crds;
+mod image;
+mod log;
+mod output;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::telemetry;
+
+/// Disaster recovery for Hyper-V virtual machines, as Kubernetes resources.
+#[derive(Debug, Parser)]
+#[command(name = "site-recovery", version, about, long_about = None, propagate_version = true)]
+struct Args {
+    /// How log lines are written. What is logged is chosen by SITE_RECOVERY_LOG, as RUST_LOG would
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        env = "SITE_RECOVERY_LOG_FORMAT"
+    )]
+    log_format: telemetry::Format,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the controller: reconcile sites and VMs, receive agents, apply what they ship
+    Controller(controller::Args),
+    /// Run the agent of a Hyper-V host
+    #[cfg(unix)]
+    Agent(agent::Args),
+    /// Print the CustomResourceDefinitions, or write them to a folder
+    Crds(crds::Args),
+    /// Look into virtual disk images (VHD, VHDX, raw)
+    #[command(subcommand)]
+    Image(image::Command),
+    /// Look into Hyper-V Replication Logs
+    #[command(subcommand)]
+    Log(log::Command),
+}
+
+/// Runs what was typed.
+pub fn run() -> ExitCode {
+    let args = Args::parse();
+    match execute(args) {
+        Ok(code) => code,
+        Err(error) => {
+            output::error(&format!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn execute(args: Args) -> anyhow::Result<ExitCode> {
+    telemetry::init(args.log_format)?;
+    // Whatever needs TLS finds one implementation in the process.
+    let installed = rustls::crypto::ring::default_provider().install_default();
+    debug_assert!(installed.is_ok(), "nothing ran before");
+    match args.command {
+        Command::Controller(args) => controller::run(args),
+        #[cfg(unix)]
+        Command::Agent(args) => agent::run(args),
+        Command::Crds(args) => crds::run(&args),
+        Command::Image(command) => image::run(command),
+        Command::Log(command) => log::run(command),
+    }
+}
+
+/// A runtime for what serves and waits.
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?)
+}

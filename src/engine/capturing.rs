@@ -1,0 +1,176 @@
+//! The phases from the release of a copied point to the sealed barrier: what changed is captured beside the disks, and
+//! shipped from there.
+
+use std::path::PathBuf;
+
+use crate::durable;
+use crate::engine::capture::record::Record;
+use crate::engine::capture::replay::Replay;
+use crate::engine::capture::{self, Capture};
+use crate::engine::phase::{Cursors, Event};
+use crate::engine::source::ask;
+use crate::engine::{Engine, Error};
+use crate::host::{Consistency, Kind};
+use crate::ids::FrozenPointId;
+use crate::replica::seal::{self, Barrier};
+use crate::retry::{Class, class};
+
+impl Engine {
+    /// Makes the point what changes are counted from, and waits until it is merged away.
+    pub(super) async fn release(&self, point: &FrozenPointId) -> Result<Event, Error> {
+        let cursors = match self.commit(point).await {
+            Ok(cursors) => cursors,
+            Err(Error::Host(error)) if error.kind == Kind::PointNotFound => {
+                return Ok(Event::PointLost);
+            }
+            Err(error) => return Err(error),
+        };
+        self.wait_until_free().await?;
+        Ok(Event::Released(cursors))
+    }
+
+    pub(super) async fn capture(
+        &self,
+        point: &FrozenPointId,
+        since: &Cursors,
+    ) -> Result<Event, Error> {
+        let vm = self.options.vm.clone();
+        let points = ask(&self.hypervisor, move |hypervisor| hypervisor.points(&vm)).await?;
+        let Some(frozen) = points.into_iter().find(|known| known.id == *point) else {
+            return Ok(Event::PointLost);
+        };
+        let ledger = self.ledger().await?;
+        let (vm, disks, since) = (
+            self.options.vm.clone(),
+            self.options.disks.clone(),
+            since.clone(),
+        );
+        let (progress, hypervisor, now) = (
+            self.progress.clone(),
+            self.hypervisor.clone(),
+            self.clock.now(),
+        );
+        let barrier = Barrier {
+            time: frozen.taken_at,
+            consistency: consistency(frozen.consistency),
+        };
+        let of = since.clone();
+        let captured = tokio::task::spawn_blocking(move || {
+            let capture = Capture {
+                vm: &vm,
+                point: &frozen,
+                disks: &disks,
+                since: &of,
+                progress: &progress,
+                now,
+            };
+            capture.run(hypervisor.as_ref())
+        });
+        let captured = captured.await.map_err(|_| Error::Broken {
+            doing: "captured changes",
+        })?;
+        let disks = match captured {
+            Ok(disks) => disks,
+            Err(Error::Host(error)) if error.kind == Kind::PointNotFound => {
+                return Ok(Event::PointLost);
+            }
+            Err(error) if class(error.code()) == Class::ResyncRequired => {
+                return Ok(Event::TrackingLost);
+            }
+            Err(error) => return Err(error),
+        };
+        let record = Record {
+            after: ledger.last_seal(),
+            point: point.clone(),
+            since,
+            barrier,
+            disks,
+        };
+        durable::write_record(&self.record_path(), &record)?;
+        Ok(Event::Captured)
+    }
+
+    pub(super) async fn ship(&self) -> Result<Event, Error> {
+        let Some(record) = self.record()? else {
+            return Ok(Event::CaptureLost);
+        };
+        let cursors = match self.commit(&record.point).await {
+            Ok(cursors) => cursors,
+            Err(Error::Host(error)) if error.kind == Kind::PointNotFound => {
+                return Ok(Event::CaptureLost);
+            }
+            Err(error) => return Err(error),
+        };
+        let mut ledger = self.ledger().await?;
+        let paths: Vec<PathBuf> = record.disks.iter().map(|disk| disk.path.clone()).collect();
+        let replay = Replay {
+            record,
+            standing: ledger.cursors().clone(),
+            cursors: cursors.clone(),
+            progress: self.progress.clone(),
+            now: self.clock.now(),
+        };
+        match self
+            .ship_pieces(&mut ledger, move |outlet| replay.run(outlet))
+            .await
+        {
+            Ok(()) => {}
+            Err(error @ Error::Capture { .. }) => {
+                tracing::warn!(error = crate::report::chain(&error), "captures again");
+                return Ok(Event::CaptureLost);
+            }
+            Err(error) => return Err(error),
+        }
+        // The new cursors are sealed: what only older ones need may go, and the logs with it.
+        let (vm, keep) = (
+            self.options.vm.clone(),
+            cursors.values().cloned().collect::<Vec<_>>(),
+        );
+        ask(&self.hypervisor, move |hypervisor| {
+            hypervisor.forget(&vm, &keep)
+        })
+        .await?;
+        durable::remove(&self.record_path())?;
+        paths.iter().try_for_each(|path| durable::remove(path))?;
+        Ok(Event::Shipped(cursors))
+    }
+
+    /// Removes captured logs that no record of use names.
+    pub(super) async fn sweep(&self, record: Option<&Record>) -> Result<(), Error> {
+        let kept: Vec<PathBuf> = record
+            .iter()
+            .flat_map(|record| &record.disks)
+            .map(|disk| disk.path.clone())
+            .collect();
+        if record.is_none() {
+            durable::remove(&self.record_path())?;
+        }
+        let (vm, disks) = (self.options.vm.clone(), self.options.disks.clone());
+        let machine = ask(&self.hypervisor, move |hypervisor| hypervisor.machine(&vm)).await?;
+        let swept =
+            tokio::task::spawn_blocking(move || capture::sweep(&machine, &disks, &kept)).await;
+        swept.map_err(|_| Error::Broken {
+            doing: "swept old logs",
+        })?
+    }
+
+    pub(super) fn record_path(&self) -> PathBuf {
+        self.options.folder.join("capture.json")
+    }
+
+    /// The record of a capture; one that cannot be read is none, for what it held is captured again.
+    pub(super) fn record(&self) -> Result<Option<Record>, Error> {
+        match durable::read_record(&self.record_path()) {
+            Ok(record) => Ok(record),
+            Err(durable::Error::Damaged { .. } | durable::Error::Content { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+fn consistency(of: Consistency) -> seal::Consistency {
+    match of {
+        Consistency::Crash => seal::Consistency::Crash,
+        Consistency::Application => seal::Consistency::Application,
+    }
+}

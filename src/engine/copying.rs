@@ -1,0 +1,205 @@
+//! The phase Copying: what a frozen point holds is sent, disk by disk, where it differs from what was applied.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+
+use crate::blob::names::BlobRef;
+use crate::engine::copy::Copy;
+use crate::engine::copy::scan::{Parts, Scan};
+use crate::engine::ledger::{Ledger, Store};
+use crate::engine::phase::Event;
+use crate::engine::progress::Progress;
+use crate::engine::source::ask;
+use crate::engine::{Engine, Error};
+use crate::host::{self, FrozenDisk, Kind};
+use crate::ids::{DiskId, DiskSlot, FrozenPointId};
+use crate::replica::manifest::Manifest;
+use crate::replica::seal::DiskCursor;
+use crate::replica::table::parts;
+use crate::units::{ByteRange, KIB};
+
+/// How often the data path is asked whether it is done.
+const LOOK: Duration = Duration::from_secs(1);
+/// Bytes of a chunk table that are read at a time.
+const TABLE_PIECE: u64 = 256 * KIB;
+
+impl Engine {
+    /// Copies the disks one by one.
+    pub(super) async fn copy(&self, point: &FrozenPointId) -> Result<Event, Error> {
+        let mut ledger = self.ledger().await?;
+        if !self.is_begun(&ledger, point) {
+            // The copy compares with what was applied, never with what was merely sent.
+            while !ledger.is_applied() {
+                self.pause(LOOK).await?;
+                ledger = self.ledger().await?;
+            }
+        }
+        let positions = self.positions(&ledger, point);
+        match self.copy_disks(&mut ledger, point, positions).await {
+            Ok(()) => Ok(Event::Copied),
+            Err(Error::Host(error)) if error.kind == Kind::PointNotFound => Ok(Event::PointLost),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// From where each disk is to be copied; nothing for one that is done.
+    fn positions(&self, ledger: &Ledger, point: &FrozenPointId) -> BTreeMap<DiskId, Option<u64>> {
+        let position = |id| match ledger.cursors().get(id) {
+            Some(DiskCursor::Copied { point: copied }) if copied == point => None,
+            Some(DiskCursor::Copying {
+                point: begun,
+                position,
+            }) if begun == point => Some(*position),
+            Some(_) | None => Some(0),
+        };
+        self.options
+            .disks
+            .keys()
+            .map(|id| (id.clone(), position(id)))
+            .collect()
+    }
+
+    /// Measures all disks, so that progress is of the whole, and copies them one by one.
+    async fn copy_disks(
+        &self,
+        ledger: &mut Ledger,
+        point: &FrozenPointId,
+        positions: BTreeMap<DiskId, Option<u64>>,
+    ) -> Result<(), Error> {
+        for (id, slot) in &self.options.disks {
+            let disk = self.open(point, slot).await?;
+            let position = positions[id].unwrap_or(disk.size());
+            let measured = tokio::task::spawn_blocking(move || allocated(disk.as_ref(), position));
+            let (total, done) = measured.await.map_err(|_| Error::Broken {
+                doing: "measured a disk",
+            })??;
+            self.progress_of(id).begin(total, done);
+        }
+        for (id, position) in positions {
+            if let Some(position) = position {
+                self.copy_disk(ledger, point, &id, position).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn open(
+        &self,
+        point: &FrozenPointId,
+        slot: &DiskSlot,
+    ) -> Result<Box<dyn FrozenDisk>, Error> {
+        let (vm, of, at) = (self.options.vm.clone(), point.clone(), slot.clone());
+        ask(&self.hypervisor, move |hypervisor| {
+            hypervisor.open(&vm, &of, &at)
+        })
+        .await
+    }
+
+    fn progress_of(&self, id: &DiskId) -> Arc<Progress> {
+        self.progress.get(id).cloned().unwrap_or_default()
+    }
+
+    /// Whether something of this point was sealed, so that the table was complete when it began.
+    fn is_begun(&self, ledger: &Ledger, point: &FrozenPointId) -> bool {
+        ledger.cursors().values().any(|cursor| match cursor {
+            DiskCursor::Copying { point: begun, .. } | DiskCursor::Copied { point: begun } => {
+                begun == point
+            }
+            DiskCursor::Tracking { .. } => false,
+        })
+    }
+
+    async fn copy_disk(
+        &self,
+        ledger: &mut Ledger,
+        point: &FrozenPointId,
+        id: &DiskId,
+        position: u64,
+    ) -> Result<(), Error> {
+        let disk = self.open(point, &self.options.disks[id]).await?;
+        let progress = self.progress_of(id);
+        let size = disk.size();
+        let parts = self.table(ledger.manifest(), id, size);
+        let copy = Copy {
+            disk: id.clone(),
+            size,
+            point: point.clone(),
+            scan: Scan::new(disk, position, parts),
+            progress,
+            now: self.clock.now(),
+        };
+        self.ship_pieces(ledger, move |outlet| copy.run(outlet))
+            .await
+    }
+
+    /// The chunk table of a disk, the newest part first.
+    fn table(&self, manifest: &Manifest, id: &DiskId, size: u64) -> Parts {
+        let Some(disk) = manifest.disks.get(id) else {
+            return Vec::new();
+        };
+        let streams = disk.tables.iter().rev().map(|part| {
+            let (store, blob) = (self.store.clone(), BlobRef::head(&part.blob));
+            let fetch = move |range: ByteRange| {
+                let (store, blob) = (store.clone(), blob.clone());
+                async move {
+                    let got = store.replica.get(&blob, Some(range), TABLE_PIECE).await;
+                    Ok(got
+                        .map_err(|error| TableError::Storage(Box::new(error)))?
+                        .bytes)
+                }
+            };
+            let store = self.store.clone();
+            let runs = parts::runs::<_, _, TableError>(
+                part.clone(),
+                size.max(disk.size),
+                TABLE_PIECE,
+                fetch,
+            );
+            runs.map(move |run| run.map_err(|error| error.of(&store)))
+                .boxed()
+        });
+        streams.collect()
+    }
+}
+
+/// What the stream of a chunk table can fail with, before it is known of which replica.
+enum TableError {
+    Storage(Box<crate::blob::Error>),
+    Table(parts::Error),
+}
+
+impl From<parts::Error> for TableError {
+    fn from(error: parts::Error) -> Self {
+        TableError::Table(error)
+    }
+}
+
+impl TableError {
+    fn of(self, store: &Store) -> Error {
+        match self {
+            TableError::Storage(error) => store.storage("read a chunk table")(*error),
+            TableError::Table(source) => Error::Table {
+                replica: store.id.clone(),
+                source,
+            },
+        }
+    }
+}
+
+/// Allocated bytes of a disk in all, and before `position`.
+fn allocated(disk: &dyn host::FrozenDisk, position: u64) -> host::Result<(u64, u64)> {
+    let (mut total, mut done, mut looked) = (0, 0, 0);
+    while looked < disk.size() {
+        let window = ByteRange::new(looked, disk.size()).unwrap_or(ByteRange::to(0));
+        let found = disk.allocated(window)?;
+        for range in found.ranges {
+            total += range.len();
+            done += ByteRange::to(position).intersect(range).len();
+        }
+        looked = found.covered.max(looked + 1);
+    }
+    Ok((total, done))
+}
