@@ -14,17 +14,16 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use crate::formats::create::ChildOptions;
-use crate::formats::{self};
+use crate::formats;
 use crate::host::lab::failure::of_image;
 use crate::host::lab::protocol::UserCheckpoint;
 use crate::host::{Error, Kind, PowerState, Result};
 use crate::ids::DiskSlot;
 use crate::lab::hypervisor::freeze::{at_barrier, child_path, refusal};
 use crate::lab::hypervisor::image::Layers;
-use crate::lab::hypervisor::machine::Machine;
+use crate::lab::hypervisor::machine::{Machine, discard};
 use crate::lab::hypervisor::merge;
 use crate::lab::hypervisor::record::{CheckpointRecord, Record};
-use crate::lab::hypervisor::store::of_durable;
 
 /// Checkpoints of a machine, as in Hyper-V.
 const CHECKPOINTS_MAX: usize = 50;
@@ -82,7 +81,7 @@ pub(crate) fn apply(machine: &Machine, id: Uuid) -> Result<()> {
     refuse_if_busy(&record, OPERATION)?;
     let mut children = BTreeMap::new();
     for slot in checkpoint.images.keys() {
-        children.insert(slot.clone(), child_path(&*machine.disk(slot)?)?);
+        children.insert(slot.clone(), child_path(machine.disk(slot)?.as_ref())?);
     }
     let store = &machine.home.store;
     store.update(OPERATION, |record| {
@@ -113,7 +112,7 @@ pub(crate) fn apply(machine: &Machine, id: Uuid) -> Result<()> {
         disk.drop_tracking()?;
     }
     machine.home.context.revisions.bump();
-    remove_discarded(machine, OPERATION)
+    discard(&machine.home)
 }
 
 /// Merges the newest checkpoint away: the machine goes on as it is.
@@ -161,16 +160,4 @@ pub(crate) fn refuse_if_busy(record: &Record, operation: &'static str) -> Result
         None => return Ok(()),
     };
     Err(Error::new(Kind::Busy, operation, detail))
-}
-
-/// Removes files that the record names for it, and then the names.
-pub(crate) fn remove_discarded(machine: &Machine, operation: &'static str) -> Result<()> {
-    let record = machine.home.store.get();
-    for path in &record.discard {
-        crate::durable::remove(path).map_err(|error| of_durable(operation, &error))?;
-    }
-    machine
-        .home
-        .store
-        .update(operation, |record| record.discard.clear())
 }

@@ -205,8 +205,8 @@ fn close(disk: &Disk) {
     }
 }
 
-/// Removes files that an earlier process has made for nobody, or merged away.
-fn discard(home: &Home) -> Result<()> {
+/// Removes the files that the record names for it: made for nobody, merged away, or replaced.
+pub(crate) fn discard(home: &Home) -> Result<()> {
     let record = home.store.get();
     let needed = record.images();
     for path in record.discard.iter() {

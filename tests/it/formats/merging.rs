@@ -1,6 +1,6 @@
 //! Merging a child into its parent, offline and while the disk is in use.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use site_recovery::formats::create::ChildOptions;
 use site_recovery::formats::info::Format;
@@ -48,7 +48,7 @@ fn chain(folder: &tempfile::TempDir, shape: Shape) -> (Vec<PathBuf>, Vec<u8>) {
     (paths, content)
 }
 
-fn content_of(path: &PathBuf) -> Vec<u8> {
+fn content_of(path: &Path) -> Vec<u8> {
     read_all(&formats::open(path, &OpenOptions::default()).unwrap()).unwrap()
 }
 
