@@ -2,11 +2,12 @@
 //!
 //! ```text
 //! open · open_writable · create · merge        what callers use
-//!   image    a disk: reads through the chain, writes into the top layer, maps what is where
+//!   image · writable      a disk: reads through the chain, maps what is where; writes into the top layer
 //!   chain    finds and checks parents (parent: recorded paths)
 //!   layer    one file of a chain: finds its format
 //!     raw · vhd · vhdx      one folder per format, one file per structure
 //!   cache · bitmap · payload · extent · bytes · info · error
+//!   source   a named file: whole reads and writes, errors
 //!   file     the edge: trait ImageFile over the operating system's files
 //! ```
 //! What holds everywhere:
@@ -31,19 +32,22 @@ pub mod merge;
 mod parent;
 mod payload;
 mod raw;
+pub mod source;
 pub mod vhd;
 mod vhdx;
+mod writable;
 
 use std::path::{Path, PathBuf};
 
 use crate::formats::chain::Chain;
-use crate::formats::file::Source;
 use crate::formats::info::Format;
+use crate::formats::source::Source;
 
 pub use create::{create, create_child};
 pub use error::{Error, Kind, Result};
-pub use image::{Image, WritableImage};
+pub use image::Image;
 pub use merge::{Merge, merge};
+pub use writable::WritableImage;
 
 /// How to open an image.
 #[derive(Clone, Debug, Default)]

@@ -8,7 +8,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::formats::error::Result;
-use crate::formats::file::Source;
+use crate::formats::source::Source;
 use crate::units::{to_u64, to_usize};
 
 /// Bytes of pages that one image file may keep: 4 TiB of disk in the usual 32 MiB blocks, 256 GiB in 2 MiB blocks.

@@ -8,10 +8,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::formats::error::{Error, Kind, Result};
-use crate::formats::file::{Access, Source};
 use crate::formats::info::{Format, ImageInfo, ParentReference};
 use crate::formats::layer::Layer;
 use crate::formats::parent;
+use crate::formats::source::{Access, Source};
 use crate::formats::{OpenOptions, Parents};
 
 /// Files in a chain. Hyper-V allows 50 checkpoints; a chain beyond this is a mistake or an attack.

@@ -15,9 +15,9 @@ use uuid::Uuid;
 
 use crate::formats::chain::Chain;
 use crate::formats::error::{Error, Kind, Result};
-use crate::formats::file::Source;
-use crate::formats::image::WritableImage;
 use crate::formats::info::{DiskKind, Format, ImageInfo, RecordedPath};
+use crate::formats::source::Source;
+use crate::formats::writable::WritableImage;
 use crate::formats::{OpenOptions, Parents, parent, vhd, vhdx};
 
 /// How a new image takes space.

@@ -6,10 +6,10 @@
 
 use crate::formats::error::{Error, Kind, Result};
 use crate::formats::extent::Run;
-use crate::formats::file::{Access, Source};
 use crate::formats::info::{DiskKind, Format, ImageInfo};
 use crate::formats::payload::Payload;
 use crate::formats::raw::Raw;
+use crate::formats::source::{Access, Source};
 use crate::formats::vhd::{self, Vhd};
 use crate::formats::vhdx::{self, Vhdx};
 
@@ -104,13 +104,11 @@ impl Layer {
 }
 
 fn detect(source: &Source, allow_raw: bool) -> Result<Format> {
-    let size = source.size()?;
     let mut start = [0; 8];
-    if size >= 8 {
+    if source.size()? >= 8 {
         source.read_exact_at(0, &mut start)?;
     }
-    let ends_as = vhd::end_mark(source, size)?;
-    match (start, ends_as) {
+    match (start, vhd::end_mark(source)?) {
         (vhdx::SIGNATURE, Some(vhd::EndMark::Fixed)) => {
             let detail = "it starts as a VHDX and ends as a fixed VHD; say which it is";
             Err(Error::new(Kind::Corrupt, source.path(), detail))

@@ -22,11 +22,12 @@ use crate::formats::OpenOptions;
 use crate::formats::chain::Chain;
 use crate::formats::error::{Error, Kind, Result};
 use crate::formats::extent::Content;
-use crate::formats::file::Source;
-use crate::formats::image::{Image, WritableImage};
+use crate::formats::image::Image;
 use crate::formats::info::ImageInfo;
 use crate::formats::layer::Layer;
 use crate::formats::payload::Payload;
+use crate::formats::source::Source;
+use crate::formats::writable::{WritableImage, in_whole_sectors};
 use crate::units::{ByteRange, MIB, to_usize};
 
 /// Bytes that are copied at once.
@@ -112,12 +113,16 @@ impl Merge {
     }
 
     fn write(&mut self, offset: u64, payload: Payload<'_>) -> Result<()> {
-        self.image
-            .write_with(offset, payload, |chain, offset, payload| {
+        in_whole_sectors(
+            &mut self.image,
+            offset,
+            payload,
+            |chain, offset, payload| {
                 let (child, parent) = both(chain)?;
                 child.write(offset, payload)?;
                 parent.write(offset, payload)
-            })
+            },
+        )
     }
 
     /// A guest's flush. The child alone holds all that the guest wrote, so it alone need be durable.

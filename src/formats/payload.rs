@@ -1,7 +1,7 @@
 //! What is written to a disk: bytes, or a length of zeroes that nobody has to hold in memory.
 
 use crate::formats::error::Result;
-use crate::formats::file::Source;
+use crate::formats::source::Source;
 use crate::units::{to_u64, to_usize};
 
 #[derive(Clone, Copy, Debug)]

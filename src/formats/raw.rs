@@ -4,8 +4,8 @@
 
 use crate::formats::error::Result;
 use crate::formats::extent::{Place, Run};
-use crate::formats::file::Source;
 use crate::formats::info::{DiskKind, Format, ImageInfo};
+use crate::formats::source::Source;
 
 /// An open raw image. Its size never changes.
 pub(crate) struct Raw {

@@ -11,6 +11,8 @@ mod bat;
 mod crc;
 mod create;
 mod header;
+mod identity;
+mod items;
 mod locator;
 mod log;
 mod metadata;
@@ -19,6 +21,8 @@ mod region;
 mod replay;
 mod session;
 mod space;
+mod structure;
+mod survey;
 mod write;
 
 use std::sync::Arc;
@@ -29,17 +33,17 @@ use crate::formats::bitmap::BitOrder;
 use crate::formats::cache::MetadataCache;
 use crate::formats::error::{Error, Flaw, Kind, Parsed, Result};
 use crate::formats::extent::{Place, Run};
-use crate::formats::file::{Access, Source};
-use crate::formats::info::{DiskKind, Format, ImageInfo};
+use crate::formats::info::{DiskKind, ImageInfo};
+use crate::formats::source::{Access, Source};
 use crate::formats::vhdx::bat::{Entry, State, Table};
-use crate::formats::vhdx::header::{HEADER_SECTION, Header, Headers};
+use crate::formats::vhdx::header::Headers;
+use crate::formats::vhdx::items::Items;
 use crate::formats::vhdx::log::SECTOR;
-use crate::formats::vhdx::metadata::{Items, Metadata};
+use crate::formats::vhdx::metadata::Metadata;
 use crate::formats::vhdx::overlay::Overlay;
-use crate::formats::vhdx::region::Regions;
 use crate::formats::vhdx::session::Session;
-use crate::formats::vhdx::space::Space;
-use crate::units::{ByteRange, to_u64, to_usize};
+use crate::formats::vhdx::structure::Structure;
+use crate::units::{to_u64, to_usize};
 
 pub(crate) use create::create;
 pub(crate) use header::SIGNATURE;
@@ -207,82 +211,6 @@ impl Vhdx {
             let (present, count) = BitOrder::LeastFirst.run(bytes, from, to);
             let end = (bit - first + to_u64(count)) * self.table.sector;
             (present, limit.min(end - within))
-        })
-    }
-}
-
-/// What is found in a file when it is opened.
-struct Structure {
-    table: Table,
-    items: Items,
-    metadata: Metadata,
-    allocated: u64,
-    /// The first MiB behind everything.
-    end: u64,
-}
-
-impl Structure {
-    fn check(source: &Source, header: &Header) -> Result<Self> {
-        let regions = Regions::read(source)?;
-        let mut space = Space::of(source)?;
-        let log = ByteRange::at(header.log_offset, u64::from(header.log_length));
-        let taken = regions
-            .all()
-            .map(Some)
-            .chain([Some(ByteRange::to(HEADER_SECTION)), log]);
-        let mut end = space.end();
-        for range in taken {
-            let range = range
-                .filter(|range| range.end() <= space.end())
-                .ok_or_else(|| {
-                    let detail = format!("the file ends before the structure at {range:?} does");
-                    Error::new(Kind::Truncated, source.path(), detail)
-                })?;
-            space.take(range.start(), range.len()).map_err(|taken| {
-                let detail = format!("the structure at {range} overlaps what is at byte {taken}");
-                Error::new(Kind::Corrupt, source.path(), detail).at(range.start())
-            })?;
-        }
-        let items = Items::read(source, regions.metadata)?;
-        let metadata = items.metadata(source)?;
-        let table = Table::in_region(&metadata, regions.bat)
-            .map_err(|flaw| flaw.within(source.path(), regions.bat.start()))?;
-        let survey = table.survey(source, &mut space)?;
-        end = end.max(survey.end);
-        Ok(Structure {
-            allocated: survey.present * table.block_size,
-            table,
-            items,
-            metadata,
-            end,
-        })
-    }
-
-    fn describe(&self, source: &Source, header: &Header) -> Result<ImageInfo> {
-        let metadata = &self.metadata;
-        let parent = metadata.locator.as_ref().map(|locator| {
-            let place = self.items.region().start();
-            locator
-                .reference()
-                .map_err(|flaw| flaw.within(source.path(), place))
-        });
-        Ok(ImageInfo {
-            path: source.path().to_owned(),
-            format: Format::Vhdx,
-            kind: match (&metadata.locator, metadata.fixed) {
-                (Some(_), _) => DiskKind::Differencing,
-                (None, true) => DiskKind::Fixed,
-                (None, false) => DiskKind::Dynamic,
-            },
-            virtual_size: metadata.size,
-            logical_sector: metadata.logical_sector,
-            physical_sector: metadata.physical_sector,
-            block_size: Some(metadata.block_size),
-            identifier: Some(metadata.identifier),
-            data_write: Some(header.data_write),
-            parent: parent.transpose()?,
-            allocated: self.allocated,
-            log_replayed: false,
         })
     }
 }

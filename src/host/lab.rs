@@ -178,7 +178,9 @@ impl Hypervisor for LabHypervisor {
             operation,
             patience_ms: u64::try_from(patience.as_millis()).unwrap_or(u64::MAX),
         };
-        let reply = self.connection.call_within(&call, patience.saturating_add(SLACK));
+        let reply = self
+            .connection
+            .call_within(&call, patience.saturating_add(SLACK));
         reply.map_err(|failure| failure.of("change the power state").on(vm))
     }
 }

@@ -3,7 +3,7 @@
 mod access;
 mod block_blobs;
 mod containers;
-mod emulator;
+pub(crate) mod emulator;
 mod faulty;
 mod hostile;
 mod identity;

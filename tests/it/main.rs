@@ -1,1 +1,9 @@
-//! x
+//! The integration tests: one binary, so that they link once.
+
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+mod blob;
+mod connection;
+mod formats;
+mod lab_tools;
+mod replication;

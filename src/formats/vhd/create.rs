@@ -5,9 +5,9 @@
 use crate::formats::bytes::Utf16;
 use crate::formats::create::{CreateOptions, NewParent};
 use crate::formats::error::{Error, Kind, Result};
-use crate::formats::file::Source;
 use crate::formats::info::DiskKind;
 use crate::formats::parent;
+use crate::formats::source::Source;
 use crate::formats::vhd::footer::{DiskType, FOOTER_SIZE, Footer, seconds_since_2000};
 use crate::formats::vhd::header::{DynamicHeader, Locator, ParentFields, is_block_size};
 use crate::formats::vhd::table::Table;

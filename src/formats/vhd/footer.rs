@@ -110,6 +110,10 @@ impl Footer {
         })
     }
 
+    pub(crate) fn is_differencing(&self) -> bool {
+        self.disk_type == DiskType::Differencing
+    }
+
     pub(crate) fn encode(&self) -> [u8; FOOTER_SIZE] {
         let mut bytes = [0; FOOTER_SIZE];
         put(&mut bytes, 0, &COOKIE);

@@ -6,7 +6,7 @@
 //! The whole table is checked once when an image is opened, in pieces, so that what follows can believe it.
 
 use crate::formats::error::{Error, Flaw, Kind, Parsed, Result};
-use crate::formats::file::Source;
+use crate::formats::source::Source;
 use crate::units::{ByteRange, to_u64, to_usize};
 
 /// The entry of a block that is not in the file.

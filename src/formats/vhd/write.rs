@@ -18,12 +18,11 @@
 
 use crate::formats::bitmap::BitOrder;
 use crate::formats::error::{Error, Kind, Result};
-use crate::formats::file::Source;
-use crate::formats::info::DiskKind;
 use crate::formats::payload::Payload;
+use crate::formats::source::Source;
+use crate::formats::vhd::blocks::{Blocks, PAGE};
 use crate::formats::vhd::footer::FOOTER_SIZE;
 use crate::formats::vhd::table::ABSENT;
-use crate::formats::vhd::{PAGE, Vhd};
 use crate::units::{ByteRange, to_u64, to_usize};
 
 /// Changed sectors that may wait for a flush, a quarter of the cache. One write to one block changes at most 129: its
@@ -70,146 +69,135 @@ impl Session {
     }
 }
 
-impl Vhd {
+impl Blocks {
     /// Writes at `offset`, inside the disk. In a differencing disk offset and length are whole sectors.
-    pub(crate) fn write(&mut self, offset: u64, payload: Payload<'_>) -> Result<()> {
-        let Some(blocks) = &self.blocks else {
-            return payload.write_to(&self.source, offset);
-        };
-        let block_size = blocks.table.block_size;
-        self.repair_copy()?;
-        for (block, within, piece) in payload.by_block(offset, block_size) {
-            if self.dirty() > DIRTY_MAX {
-                self.flush()?;
+    pub(super) fn write(
+        &mut self,
+        source: &Source,
+        offset: u64,
+        payload: Payload<'_>,
+    ) -> Result<()> {
+        self.repair_copy(source)?;
+        for (block, within, piece) in payload.by_block(offset, self.table.block_size) {
+            if self.cache.dirty() > DIRTY_MAX {
+                self.flush(source)?;
             }
-            self.write_block(block, within, piece)?;
+            self.write_block(source, block, within, piece)?;
         }
         Ok(())
     }
 
-    fn write_block(&mut self, block: u64, within: u64, payload: Payload<'_>) -> Result<()> {
-        let differencing = self.info.kind == DiskKind::Differencing;
-        let Some(blocks) = &self.blocks else {
-            return Err(self.read_only());
-        };
-        let entry = blocks.entry(&self.source, block)?;
+    fn write_block(
+        &mut self,
+        source: &Source,
+        block: u64,
+        within: u64,
+        payload: Payload<'_>,
+    ) -> Result<()> {
+        let entry = self.entry(source, block)?;
         if entry != ABSENT {
             let start = 512 * u64::from(entry);
-            payload.write_to(&self.source, start + blocks.table.bitmap_size + within)?;
-            if differencing {
-                self.mark_present(start, within, payload.len())?;
+            payload.write_to(source, start + self.table.bitmap_size + within)?;
+            if self.differencing {
+                self.mark_present(source, start, within, payload.len())?;
             }
             return Ok(());
         }
-        if !differencing && payload.is_zeroes() {
+        if !self.differencing && payload.is_zeroes() {
             return Ok(());
         }
-        let entry = self.place_block(within, payload)?;
-        let Some(blocks) = &self.blocks else {
-            return Err(self.read_only());
-        };
-        let at = blocks.table.entry_offset(block);
-        blocks.cache.write(&self.source, at, &entry.to_be_bytes())?;
-        self.info.allocated += blocks.table.block_size;
+        let entry = self.place_block(source, within, payload)?.to_be_bytes();
+        self.cache
+            .write(source, self.table.entry_offset(block), &entry)?;
+        self.present += 1;
         Ok(())
     }
 
     /// Steps 1 and 2: a new block at the end of the image, with `payload` in it. Returns its table entry.
-    fn place_block(&mut self, within: u64, payload: Payload<'_>) -> Result<u32> {
-        let (Some(blocks), Some(session)) = (&self.blocks, &mut self.session) else {
-            return Err(self.read_only());
-        };
-        let (table, start) = (&blocks.table, session.end);
+    fn place_block(&mut self, source: &Source, within: u64, payload: Payload<'_>) -> Result<u32> {
+        let session = self.session.as_mut().ok_or_else(|| read_only(source))?;
+        let start = session.end;
         let entry = u32::try_from(start / 512)
             .ok()
             .filter(|&entry| entry != ABSENT);
         let entry = entry.ok_or_else(|| {
             let detail = "the file has reached the 2 TiB that a VHD's table can name";
-            Error::new(Kind::TooLarge, self.source.path(), detail).at(start)
+            Error::new(Kind::TooLarge, source.path(), detail).at(start)
         })?;
         // Sectors of a new block are present as they are written; in a dynamic disk, all of them.
-        let mut bitmap = vec![0; to_usize(table.bitmap_size)];
-        let (from, to) = if self.info.kind == DiskKind::Differencing {
+        let (from, to) = if self.differencing {
             (within / 512, (within + payload.len()) / 512)
         } else {
-            (0, table.block_size / 512)
+            (0, self.table.block_size / 512)
         };
+        let mut bitmap = vec![0; to_usize(self.table.bitmap_size)];
         BitOrder::MostFirst.fill(&mut bitmap, to_usize(from), to_usize(to), true);
         session.footer_due = true;
-        let end = start + table.block_bytes();
+        let end = start + self.table.block_bytes();
         // Cut first: behind the end there may be the footer, or what a failed attempt left, and new space must be zero.
-        self.source.resize(start)?;
-        self.source.resize(end + to_u64(FOOTER_SIZE))?;
-        self.source.write_all_at(start, &bitmap)?;
-        payload.write_to(&self.source, start + table.bitmap_size + within)?;
+        source.resize(start)?;
+        source.resize(end + to_u64(FOOTER_SIZE))?;
+        source.write_all_at(start, &bitmap)?;
+        if !payload.is_zeroes() {
+            payload.write_to(source, start + self.table.bitmap_size + within)?;
+        }
         session.end = end;
         Ok(entry)
     }
 
-    /// Sets the bits of `len` bytes at `within` of the block at `start`, in memory.
-    fn mark_present(&self, start: u64, within: u64, len: u64) -> Result<()> {
-        let Some(blocks) = &self.blocks else {
-            return Err(self.read_only());
-        };
+    /// Sets the bits of `len` bytes at `within` of the block at `start`; pages that have them already stay clean.
+    fn mark_present(&self, source: &Source, start: u64, within: u64, len: u64) -> Result<()> {
         let bits = to_u64(8 * PAGE);
         let sectors = ByteRange::at(within / 512, len / 512).expect("sectors of one block");
         for piece in sectors.split_at_multiples(bits) {
             let page = start + piece.start() / bits * to_u64(PAGE);
-            let (from, to) = (to_usize(piece.start() % bits), piece.len());
-            let to = from + to_usize(to);
+            let from = to_usize(piece.start() % bits);
+            let to = from + to_usize(piece.len());
             let known = |bytes: &[u8], _| BitOrder::MostFirst.run(bytes, from, to);
-            if blocks.cache.read(&self.source, page, known)? != (true, to - from) {
+            if self.cache.read(source, page, known)? != (true, to - from) {
                 let fill = |bytes: &mut [u8], _| BitOrder::MostFirst.fill(bytes, from, to, true);
-                blocks.cache.modify(&self.source, page, fill)?;
+                self.cache.modify(source, page, fill)?;
             }
         }
         Ok(())
     }
 
-    /// Makes all that was written before durable: steps 3 to 6. One that failed before a sync may be tried again.
-    pub(crate) fn flush(&mut self) -> Result<()> {
-        let (Some(blocks), Some(session)) = (&self.blocks, &mut self.session) else {
-            return self.source.sync();
+    /// Makes all that was written before durable: steps 3 to 6.
+    pub(super) fn flush(&mut self, source: &Source) -> Result<()> {
+        let Some(session) = &mut self.session else {
+            return Ok(());
         };
         if session.footer_due {
-            self.source.write_all_at(session.end, &blocks.footer[..])?;
+            source.write_all_at(session.end, &self.footer[..])?;
         }
-        self.source.sync()?;
+        source.sync()?;
         session.footer_due = false;
-        if blocks.cache.dirty() > 0 {
-            for (offset, page) in blocks.cache.dirty_pages() {
-                self.source.write_all_at(offset, &page)?;
+        if self.cache.dirty() > 0 {
+            for (offset, page) in self.cache.dirty_pages() {
+                source.write_all_at(offset, &page)?;
             }
-            self.source.sync()?;
-            blocks.cache.clean();
+            source.sync()?;
+            self.cache.clean();
         }
         Ok(())
     }
 
     /// Puts the footer's copy back at the start, before a change relies on it.
-    fn repair_copy(&mut self) -> Result<()> {
-        let (Some(blocks), Some(session)) = (&self.blocks, &mut self.session) else {
-            return Err(self.read_only());
-        };
+    fn repair_copy(&mut self, source: &Source) -> Result<()> {
+        let session = self.session.as_mut().ok_or_else(|| read_only(source))?;
         if session.copy_due {
-            self.source.write_all_at(0, &blocks.footer[..])?;
-            self.source.sync()?;
+            source.write_all_at(0, &self.footer[..])?;
+            source.sync()?;
             session.copy_due = false;
         }
         Ok(())
     }
+}
 
-    fn dirty(&self) -> usize {
-        self.blocks
-            .as_ref()
-            .map_or(0, |blocks| blocks.cache.dirty())
-    }
-
-    fn read_only(&self) -> Error {
-        Error::new(
-            Kind::OutOfBounds,
-            self.source.path(),
-            "it is open for reading only",
-        )
-    }
+fn read_only(source: &Source) -> Error {
+    Error::new(
+        Kind::OutOfBounds,
+        source.path(),
+        "it is open for reading only",
+    )
 }

@@ -7,18 +7,15 @@
 //! A chunk is what one bitmap of 1 MiB describes: 2²³ sectors. Little-endian; `[MS-VHDX]` 2.4, 2.5. Only states 6 and 7
 //! have contents; in the others the offset says nothing that a reader may rely on.
 
-use crate::formats::error::{Error, Flaw, Kind, Parsed, Result};
-use crate::formats::file::Source;
+use crate::formats::error::{Flaw, Parsed};
 use crate::formats::vhdx::metadata::Metadata;
-use crate::formats::vhdx::space::Space;
-use crate::units::{ByteRange, MIB, to_u64, to_usize};
+use crate::units::{ByteRange, MIB};
 
 /// Bytes of a sector bitmap, a bit for each sector of a chunk.
 pub(crate) const BITMAP_SIZE: u64 = MIB;
 const SECTORS_PER_CHUNK: u64 = 1 << 23;
-const ENTRY: u64 = 8;
-/// Bytes of the table that the check reads at once.
-const PIECE: usize = 256 << 10;
+/// Bytes of an entry.
+pub(super) const ENTRY: u64 = 8;
 const OFFSET_MASK: u64 = !(MIB - 1);
 const RESERVED_MASK: u64 = 0xf_fff8;
 
@@ -101,6 +98,16 @@ fn check_reserved(raw: u64) -> Parsed<()> {
     ))
 }
 
+/// What an entry of the table is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Slot {
+    Payload(u64),
+    /// The bitmap of the chunk whose blocks came before.
+    Bitmap,
+    /// Between the last block and the bitmap of its chunk.
+    Unused,
+}
+
 /// Where the table is, and how blocks map to its entries.
 #[derive(Clone, Debug)]
 pub(crate) struct Table {
@@ -112,15 +119,6 @@ pub(crate) struct Table {
     ratio: u64,
     blocks: u64,
     differencing: bool,
-}
-
-/// What the check of a table found.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Survey {
-    /// Payload blocks that are in the file, whole or in part.
-    pub(crate) present: u64,
-    /// The end of the last block of either sort; zero if there is none.
-    pub(crate) end: u64,
 }
 
 impl Table {
@@ -190,131 +188,37 @@ impl Table {
         self.block_size.min(self.size - block * self.block_size)
     }
 
-    const fn entries(&self) -> u64 {
+    pub(super) const fn is_differencing(&self) -> bool {
+        self.differencing
+    }
+
+    /// What the entry at `index` of the table is for.
+    pub(super) const fn slot(&self, index: u64) -> Slot {
+        let (chunk, within) = (index / (self.ratio + 1), index % (self.ratio + 1));
+        let block = chunk * self.ratio + within;
+        if within == self.ratio {
+            Slot::Bitmap
+        } else if block < self.blocks {
+            Slot::Payload(block)
+        } else {
+            Slot::Unused
+        }
+    }
+
+    /// Entries that the table has for its disk.
+    pub(super) const fn entries(&self) -> u64 {
         if self.differencing {
             self.blocks.div_ceil(self.ratio) * (self.ratio + 1)
         } else {
             self.blocks + (self.blocks - 1) / self.ratio
         }
     }
-
-    /// Checks every entry: a legal state, and for what is present a place of its own inside the file.
-    pub(crate) fn survey(&self, source: &Source, space: &mut Space) -> Result<Survey> {
-        let mut checked = Checked {
-            table: self,
-            file_size: source.size()?,
-            survey: Survey { present: 0, end: 0 },
-            partial: false,
-        };
-        let mut piece = vec![0; PIECE];
-        let mut index = 0;
-        while index < self.entries() {
-            let count = (self.entries() - index).min(to_u64(PIECE) / ENTRY);
-            let bytes = &mut piece[..to_usize(ENTRY * count)];
-            source.read_exact_at(self.region.start() + ENTRY * index, bytes)?;
-            for (raw, index) in bytes.as_chunks::<8>().0.iter().zip(index..) {
-                let raw = u64::from_le_bytes(*raw);
-                checked.entry(index, raw, space).map_err(|flaw| {
-                    let detail = format!("block table entry {index} {}", flaw.detail);
-                    let offset = self.region.start() + ENTRY * index;
-                    Error::new(flaw.kind, source.path(), detail).at(offset)
-                })?;
-            }
-            index += count;
-        }
-        Ok(checked.survey)
-    }
-}
-
-/// The check of a table, entry by entry in their order.
-struct Checked<'a> {
-    table: &'a Table,
-    file_size: u64,
-    survey: Survey,
-    /// Whether the chunk that is being read has a partial block.
-    partial: bool,
-}
-
-impl Checked<'_> {
-    fn entry(&mut self, index: u64, raw: u64, space: &mut Space) -> Parsed<()> {
-        let (chunk, within) = (
-            index / (self.table.ratio + 1),
-            index % (self.table.ratio + 1),
-        );
-        if within == self.table.ratio {
-            return self.bitmap(raw, space);
-        }
-        let block = chunk * self.table.ratio + within;
-        if block >= self.table.blocks {
-            // Between the last block and the bitmap of its chunk.
-            return Ok(());
-        }
-        let entry = Entry::parse(raw)?;
-        match entry.state {
-            State::NotPresent | State::Undefined | State::Zero | State::Unmapped => return Ok(()),
-            State::Full => {}
-            State::Partial if self.table.differencing => self.partial = true,
-            State::Partial => {
-                return Err(Flaw::corrupt(
-                    0,
-                    "is partially present, but there is no parent",
-                ));
-            }
-        }
-        self.survey.present += 1;
-        self.place(
-            entry.offset,
-            self.table.block_size,
-            self.table.used(block),
-            space,
-        )
-    }
-
-    fn bitmap(&mut self, raw: u64, space: &mut Space) -> Parsed<()> {
-        let needed = std::mem::take(&mut self.partial);
-        match bitmap_offset(raw)? {
-            Some(_) if !self.table.differencing => Err(Flaw::corrupt(
-                0,
-                "is a sector bitmap, but there is no parent",
-            )),
-            Some(offset) => self.place(offset, BITMAP_SIZE, BITMAP_SIZE, space),
-            None if needed => Err(Flaw::corrupt(
-                0,
-                "is no sector bitmap, but a block of its chunk is partially present",
-            )),
-            None => Ok(()),
-        }
-    }
-
-    /// Takes `len` bytes at `offset`, of which `used` must be in the file.
-    fn place(&mut self, offset: u64, len: u64, used: u64, space: &mut Space) -> Parsed<()> {
-        match offset.checked_add(used) {
-            Some(end) if end <= self.file_size => {}
-            _ => {
-                let detail = format!(
-                    "needs {used} bytes at {offset}, the file has {}",
-                    self.file_size
-                );
-                return Err(Flaw::new(Kind::Truncated, 0, detail));
-            }
-        }
-        space.take(offset, len).map_err(|taken| {
-            Flaw::corrupt(
-                0,
-                format!("overlaps what is at byte {taken} of the file already"),
-            )
-        })?;
-        self.survey.end = self.survey.end.max(offset + len);
-        Ok(())
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::formats::file::Memory;
     use crate::formats::vhdx::locator::ParentLocator;
-    use std::sync::Arc;
     use uuid::Uuid;
 
     fn table(size: u64, block_size: u32, sector: u32, differencing: bool) -> Table {
@@ -342,82 +246,17 @@ mod tests {
         assert_eq!(table.bitmap_entry(0), MIB + 8 * 128);
         assert_eq!(table.payload_entry(128), MIB + 8 * 129);
         assert_eq!(table.first_bit(129), 65_536);
+        let slots = [127, 128, 129, 192].map(|index| table.slot(index));
+        let expected = [127, 128, 191].map(Slot::Payload);
+        assert_eq!(slots, [expected[0], Slot::Bitmap, expected[1], expected[2]]);
+        assert_eq!(table.slot(193), Slot::Unused);
         let large_sectors = self::table(6 << 30, 32 << 20, 4096, true);
         assert_eq!((large_sectors.ratio, large_sectors.entries()), (1024, 1025));
-    }
-
-    /// Surveys a differencing table of four blocks of 1 MiB at byte 1 MiB of a file of `size` bytes.
-    fn survey(differencing: bool, entries: &[(u64, u64)], size: usize) -> Result<Survey> {
-        let table = table(4 << 20, 1 << 20, 512, differencing);
-        let source = Source::new("a.vhdx", Arc::new(Memory::new(vec![0; size])));
-        for &(index, raw) in entries {
-            source
-                .write_all_at(MIB + 8 * index, &raw.to_le_bytes())
-                .unwrap();
-        }
-        let mut space = Space::new(to_u64(size));
-        space.take(0, 2 * MIB).unwrap();
-        table.survey(&source, &mut space)
-    }
-
-    const BITMAP: u64 = 4096;
-
-    #[test]
-    fn what_is_present_is_counted_and_its_end_found() {
-        let entries = [(0, 3 << 20 | 6), (2, 2 << 20 | 7), (BITMAP, 4 << 20 | 6)];
-        let end = 5 << 20;
-        assert_eq!(
-            survey(true, &entries, 5 << 20).unwrap(),
-            Survey { present: 2, end }
-        );
     }
 
     #[test]
     fn the_last_block_may_end_with_the_disk() {
         let table = table((1 << 20) + 512, 1 << 20, 512, false);
         assert_eq!((table.used(0), table.used(1)), (1 << 20, 512));
-    }
-
-    #[test]
-    fn illegal_entries_are_refused() {
-        let refused = |differencing, entries: &[(u64, u64)]| {
-            let error = survey(differencing, entries, 5 << 20).unwrap_err();
-            assert!(
-                error.offset().is_some_and(|offset| offset >= MIB),
-                "{error}"
-            );
-            error.kind()
-        };
-        assert_eq!(refused(false, &[(0, 4)]), Kind::Corrupt, "a reserved state");
-        assert_eq!(refused(false, &[(0, 8)]), Kind::Corrupt, "a reserved bit");
-        assert_eq!(
-            refused(false, &[(0, 2 << 20 | 7)]),
-            Kind::Corrupt,
-            "partial without parent"
-        );
-        assert_eq!(
-            refused(true, &[(0, 2 << 20 | 7)]),
-            Kind::Corrupt,
-            "partial without bitmap"
-        );
-        assert_eq!(refused(false, &[(0, 6)]), Kind::Corrupt, "over the header");
-        assert_eq!(
-            refused(false, &[(0, 1 << 20 | 6)]),
-            Kind::Corrupt,
-            "over the table"
-        );
-        assert_eq!(refused(false, &[(0, 5 << 20 | 6)]), Kind::Truncated);
-        assert_eq!(refused(false, &[(0, u64::MAX << 20 | 6)]), Kind::Truncated);
-        let twice = [(0, 2 << 20 | 6), (1, 2 << 20 | 6)];
-        assert_eq!(
-            refused(false, &twice),
-            Kind::Corrupt,
-            "two blocks in one place"
-        );
-        assert_eq!(
-            refused(true, &[(BITMAP, 2 << 20 | 5)]),
-            Kind::Corrupt,
-            "a bitmap's state"
-        );
     }
 }

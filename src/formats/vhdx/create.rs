@@ -10,8 +10,8 @@ use uuid::Uuid;
 
 use crate::formats::create::{CreateOptions, NewParent};
 use crate::formats::error::{Error, Kind, Result};
-use crate::formats::file::Source;
 use crate::formats::info::DiskKind;
+use crate::formats::source::Source;
 use crate::formats::vhdx::bat::{Entry, State, Table};
 use crate::formats::vhdx::header::{Header, Headers};
 use crate::formats::vhdx::locator::ParentLocator;

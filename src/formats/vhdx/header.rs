@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use crate::formats::bytes::{Utf16, field, put};
 use crate::formats::error::{Error, Flaw, Kind, Parsed, Result};
-use crate::formats::file::Source;
+use crate::formats::source::Source;
 use crate::formats::vhdx::crc::crc32c;
 use crate::units::{KIB, MIB};
 

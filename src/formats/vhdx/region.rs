@@ -10,7 +10,7 @@ use uuid::{Uuid, uuid};
 
 use crate::formats::bytes::{field, put};
 use crate::formats::error::{Flaw, Kind, Parsed, Result};
-use crate::formats::file::Source;
+use crate::formats::source::Source;
 use crate::formats::vhdx::crc::crc32c;
 use crate::formats::vhdx::header::HEADER_SECTION;
 use crate::units::{ByteRange, KIB, MIB};

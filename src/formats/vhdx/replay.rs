@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use uuid::Uuid;
 
 use crate::formats::error::{Error, Flaw, Kind, Parsed, Result};
-use crate::formats::file::Source;
+use crate::formats::source::Source;
 use crate::formats::vhdx::header::Header;
 use crate::formats::vhdx::log::{self, Change, EntryHeader, SECTOR};
 use crate::formats::vhdx::overlay::{Patch, Patches};

@@ -24,7 +24,7 @@ use uuid::Uuid;
 
 use crate::formats::cache::MetadataCache;
 use crate::formats::error::{Error, Kind, Result};
-use crate::formats::file::Source;
+use crate::formats::source::Source;
 use crate::formats::vhdx::header::Headers;
 use crate::formats::vhdx::log::{self, FIRST_DESCRIPTORS, SECTOR};
 use crate::units::{MIB, to_u64};

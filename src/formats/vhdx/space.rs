@@ -3,7 +3,7 @@
 //! A bit for each MiB of the file as it really is: 9 MiB of memory for the largest file, whatever its table claims.
 
 use crate::formats::error::{Error, Kind, Result};
-use crate::formats::file::Source;
+use crate::formats::source::Source;
 use crate::units::{MIB, to_usize};
 
 /// No file of a disk of 64 TiB is longer: its blocks, their bitmaps, and an eighth to spare for what others leave unused.

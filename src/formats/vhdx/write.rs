@@ -11,23 +11,17 @@
 //! Zeroes need no new block where zeroes are read already; a whole block in the parent becomes a zero block. New blocks
 //! go to the end of the file, which is zero there. Space that is no longer named is not used again.
 
-use uuid::Uuid;
-
 use crate::formats::bitmap::BitOrder;
-use crate::formats::error::{Error, Flaw, Kind, Result};
-use crate::formats::file::Source;
+use crate::formats::error::{Error, Kind, Result};
 use crate::formats::info::DiskKind;
 use crate::formats::payload::Payload;
+use crate::formats::source::Source;
 use crate::formats::vhdx::Vhdx;
 use crate::formats::vhdx::bat::{self, BITMAP_SIZE, Entry, State};
 use crate::formats::vhdx::log::SECTOR;
-use crate::formats::vhdx::metadata::Change;
 use crate::formats::vhdx::session::Session;
 use crate::formats::vhdx::space::FILE_SIZE_MAX;
-use crate::units::{ByteRange, MIB, to_u64, to_usize};
-
-/// The largest parent locator that is changed: it must fit into one log entry with its place in the table.
-const LOCATOR_MAX: u64 = MIB / 4;
+use crate::units::{ByteRange, to_u64, to_usize};
 
 impl Vhdx {
     /// Writes at `offset`, inside the disk. In a differencing disk offset and length are whole logical sectors.
@@ -175,67 +169,9 @@ impl Vhdx {
         }
         Ok(())
     }
-
-    /// Records, durably, that the parent may have either of two DataWriteGuids.
-    pub(crate) fn link(&mut self, linkage: Uuid, while_merging: Uuid) -> Result<()> {
-        let refuse = |flaw: Flaw| flaw.within(self.source.path(), 0);
-        let mut locator = self.metadata.locator.clone().ok_or_else(|| {
-            Error::new(
-                Kind::Unsupported,
-                self.source.path(),
-                "it has no parent to link to",
-            )
-        })?;
-        locator.link(linkage, while_merging);
-        if to_u64(locator.encode().len()) > LOCATOR_MAX {
-            let detail = format!("the parent locator is larger than {LOCATOR_MAX} bytes");
-            return Err(Error::new(Kind::TooLarge, self.source.path(), detail));
-        }
-        let reference = locator.reference().map_err(refuse)?;
-        let changes = self.items.replace_locator(&locator).map_err(refuse)?;
-        self.change_metadata(&changes)?;
-        self.metadata.locator = Some(locator);
-        self.info.parent = Some(reference);
-        Ok(())
-    }
-
-    /// Gives the disk, durably, the DataWriteGuid that its child expects for what is about to be written.
-    pub(crate) fn change_data_write(&mut self, guid: Uuid) -> Result<()> {
-        let source = &self.source;
-        let session = self.session.as_mut().ok_or_else(|| read_only(source))?;
-        session.change_data_to(source, guid)?;
-        self.info.data_write = Some(guid);
-        Ok(())
-    }
-
-    /// Gives the disk another VirtualDiskId, durably.
-    pub(crate) fn change_identifier(&mut self, identifier: Uuid) -> Result<()> {
-        if self.info.identifier != Some(identifier) {
-            let changes: Vec<Change> = self
-                .items
-                .replace_identifier(identifier)
-                .into_iter()
-                .collect();
-            self.change_metadata(&changes)?;
-            self.info.identifier = Some(identifier);
-        }
-        Ok(())
-    }
-
-    /// Changes bytes of the metadata region in one log entry.
-    fn change_metadata(&mut self, changes: &[Change]) -> Result<()> {
-        self.flush()?;
-        let source = &self.source;
-        let session = self.session.as_mut().ok_or_else(|| read_only(source))?;
-        session.change_file(source)?;
-        for (offset, bytes) in changes {
-            self.cache.write(source, *offset, bytes)?;
-        }
-        session.commit(source, &self.cache)
-    }
 }
 
-fn read_only(source: &Source) -> Error {
+pub(super) fn read_only(source: &Source) -> Error {
     Error::new(
         Kind::OutOfBounds,
         source.path(),

@@ -11,9 +11,7 @@ use serde_json::Value;
 
 use crate::host::lab::failure::Failure;
 use crate::host::lab::fault::Place;
-use crate::host::lab::protocol::{
-    About, Call, Manage, REQUEST_MAX, Reply, WAIT_MAX_MS,
-};
+use crate::host::lab::protocol::{About, Call, Manage, REQUEST_MAX, Reply, WAIT_MAX_MS};
 use crate::host::{Error, Kind, Result};
 use crate::ids::{DiskSlot, VmId};
 use crate::lab::hypervisor::describe::describe;
@@ -68,7 +66,12 @@ fn refuse(detail: &str) -> Reply {
 
 fn answer(service: &Arc<Service>, about: &About, call: Call) -> Reply {
     let (place, vm, disk) = place_of(&call);
-    let struck = place.map(|place| service.context.faults.strike(place, vm.as_ref(), disk.as_ref()));
+    let struck = place.map(|place| {
+        service
+            .context
+            .faults
+            .strike(place, vm.as_ref(), disk.as_ref())
+    });
     if let Some(Err(failure)) = struck {
         return Reply::Failed(failure);
     }
@@ -110,22 +113,34 @@ fn serve_host(service: &Arc<Service>, call: Call) -> Result<Value> {
     match call {
         Call::Machines => {
             let machines = service.machines();
-            done(machines.iter().map(|machine| describe(machine)).collect::<Vec<_>>())
+            done(
+                machines
+                    .iter()
+                    .map(|machine| describe(machine))
+                    .collect::<Vec<_>>(),
+            )
         }
         Call::Machine { vm } => done(describe(service.machine(&vm)?.as_ref())),
         Call::WaitForChange { seen, patience_ms } => {
             done(service.context.revisions.wait(seen, wait(patience_ms)))
         }
-        Call::StartTracking { vm, disks } => {
-            done(point::start_tracking(service.machine(&vm)?.as_ref(), &disks)?)
-        }
+        Call::StartTracking { vm, disks } => done(point::start_tracking(
+            service.machine(&vm)?.as_ref(),
+            &disks,
+        )?),
         Call::StopTracking { vm } => done(point::stop_tracking(&service.machine(&vm)?)?),
         Call::Freeze { vm, disks, wanted } => {
             done(point::freeze(&service.machine(&vm)?, &disks, wanted)?)
         }
         Call::Points { vm } => {
             let record = service.machine(&vm)?.home.store.get();
-            done(record.point.iter().map(|point| &point.point).collect::<Vec<_>>())
+            done(
+                record
+                    .point
+                    .iter()
+                    .map(|point| &point.point)
+                    .collect::<Vec<_>>(),
+            )
         }
         Call::Open { vm, point, disk } => {
             done(point::open(service.machine(&vm)?.as_ref(), &point, &disk)?)
@@ -145,18 +160,24 @@ fn serve_host(service: &Arc<Service>, call: Call) -> Result<Value> {
             done(cursors.into_iter().collect::<Vec<_>>())
         }
         Call::Abandon { vm, point } => done(point::abandon(&service.machine(&vm)?, &point)?),
-        Call::Forget { vm, keep } => {
-            done(point::forget(service.machine(&vm)?.as_ref(), &keep)?)
-        }
+        Call::Forget { vm, keep } => done(point::forget(service.machine(&vm)?.as_ref(), &keep)?),
         Call::Power {
             vm,
             operation,
             patience_ms,
         } => {
             let patience = Duration::from_millis(patience_ms);
-            done(power::change(service.machine(&vm)?.as_ref(), operation, patience)?)
+            done(power::change(
+                service.machine(&vm)?.as_ref(),
+                operation,
+                patience,
+            )?)
         }
-        Call::Manage(_) => Err(Error::new(Kind::Internal, "serve a call", "it is another's")),
+        Call::Manage(_) => Err(Error::new(
+            Kind::Internal,
+            "serve a call",
+            "it is another's",
+        )),
     }
 }
 
@@ -166,12 +187,8 @@ fn manage_host(service: &Arc<Service>, about: &About, manage: Manage) -> Result<
         Manage::About => done(about),
         Manage::Create(spec) => done(service.create(&spec)?),
         Manage::Delete { vm, images } => done(service.delete(&vm, images)?),
-        Manage::Attach { vm, disk } => {
-            done(create::attach(service.machine(&vm)?.as_ref(), &disk)?)
-        }
-        Manage::Detach { vm, disk } => {
-            done(create::detach(service.machine(&vm)?.as_ref(), &disk)?)
-        }
+        Manage::Attach { vm, disk } => done(create::attach(service.machine(&vm)?.as_ref(), &disk)?),
+        Manage::Detach { vm, disk } => done(create::detach(service.machine(&vm)?.as_ref(), &disk)?),
         Manage::Settings { vm } => done(&service.machine(&vm)?.home.store.get().settings),
         Manage::Configure { vm, settings } => {
             let machine = service.machine(&vm)?;
@@ -190,9 +207,10 @@ fn manage_host(service: &Arc<Service>, about: &About, manage: Manage) -> Result<
         Manage::Checkpoints { vm } => {
             done(checkpoint::list(&service.machine(&vm)?.home.store.get()))
         }
-        Manage::ApplyCheckpoint { vm, checkpoint } => {
-            done(checkpoint::apply(service.machine(&vm)?.as_ref(), checkpoint)?)
-        }
+        Manage::ApplyCheckpoint { vm, checkpoint } => done(checkpoint::apply(
+            service.machine(&vm)?.as_ref(),
+            checkpoint,
+        )?),
         Manage::DeleteCheckpoint { vm, checkpoint } => {
             done(checkpoint::delete(&service.machine(&vm)?, checkpoint)?)
         }

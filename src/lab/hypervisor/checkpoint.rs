@@ -13,8 +13,8 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use crate::formats::create::ChildOptions;
 use crate::formats;
+use crate::formats::create::ChildOptions;
 use crate::host::lab::failure::of_image;
 use crate::host::lab::protocol::UserCheckpoint;
 use crate::host::{Error, Kind, PowerState, Result};

@@ -167,7 +167,9 @@ mod tests {
         assert!(a.upgrade(&path).is_err(), "b still reads it");
         drop(b);
         a.upgrade(&path).unwrap();
-        assert!(matches!(c.add(&path, Use::Read), Err(Error::InUse { holder, .. }) if holder == "a"));
+        assert!(
+            matches!(c.add(&path, Use::Read), Err(Error::InUse { holder, .. }) if holder == "a")
+        );
         drop(a);
         c.add(&path, Use::Write).unwrap();
     }

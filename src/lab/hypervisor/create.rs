@@ -185,10 +185,10 @@ pub(crate) fn attach(machine: &Machine, disk: &DiskSpec) -> Result<()> {
             .ok_or_else(|| format!("the slot {} is taken", disk.slot))
     });
     fits.map_err(|detail| Error::new(Kind::InvalidState, OPERATION, detail))?;
-    let path = machine
-        .home
-        .folder
-        .join(file_name(&format!("{}-{}", record.name, Uuid::new_v4()), disk));
+    let path = machine.home.folder.join(file_name(
+        &format!("{}-{}", record.name, Uuid::new_v4()),
+        disk,
+    ));
     let store = &machine.home.store;
     store.update(OPERATION, |record| record.discard.insert(path.clone()))?;
     let made = make_disk(&path, &path, disk, machine.home.context.clock.now())?;
@@ -238,8 +238,7 @@ pub(crate) fn delete(machine: &Machine, machines: &Path, images: bool) -> Result
         let deleted = machines.join(format!("{DELETED}{}", Uuid::new_v4()));
         fs::rename(folder, &deleted).map_err(|error| of_path(OPERATION, folder, &error))?;
         durable::sync_folder(machines).map_err(|error| of_durable(OPERATION, &error))?;
-        return fs::remove_dir_all(&deleted)
-            .map_err(|error| of_path(OPERATION, &deleted, &error));
+        return fs::remove_dir_all(&deleted).map_err(|error| of_path(OPERATION, &deleted, &error));
     }
     durable::remove(machine.home.store.path()).map_err(|error| of_durable(OPERATION, &error))?;
     machine

@@ -85,7 +85,10 @@ impl Disk {
     pub(crate) fn load(home: Arc<Home>, slot: DiskSlot) -> Result<Self> {
         const OPERATION: &str = "go on with the tracking of a disk";
         let record = home.store.get();
-        let tracking = record.disks.get(&slot).and_then(|disk| disk.tracking.clone());
+        let tracking = record
+            .disks
+            .get(&slot)
+            .and_then(|disk| disk.tracking.clone());
         let mut tracker = None;
         if let Some(generations) = tracking {
             match Tracker::load(&home.tracking_folder(&slot), &generations) {
@@ -246,10 +249,11 @@ impl Disk {
     }
 
     fn claim(&self, layers: &Layers) -> Result<Claim> {
-        let mut claim = self.home.context.claims.claim(&format!(
-            "machine {}, disk {}",
-            self.home.name, self.slot
-        ));
+        let mut claim = self
+            .home
+            .context
+            .claims
+            .claim(&format!("machine {}, disk {}", self.home.name, self.slot));
         for (path, depth) in layers.paths().zip(0..) {
             let wanted = if depth == 0 { Use::Write } else { Use::Read };
             let claimed = claim.add(path, wanted);

@@ -175,7 +175,10 @@ mod tests {
         faults.set(fail(Place::Freeze, 2));
         let strikes = |place| faults.strike(place, None, None).is_err();
         assert!(!strikes(Place::Commit));
-        assert_eq!([(); 3].map(|()| strikes(Place::Freeze)), [true, true, false]);
+        assert_eq!(
+            [(); 3].map(|()| strikes(Place::Freeze)),
+            [true, true, false]
+        );
     }
 
     #[test]

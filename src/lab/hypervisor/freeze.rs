@@ -54,7 +54,10 @@ struct Prepared {
 /// Why the disks cannot be frozen now, if anything keeps them from it.
 pub(crate) fn refusal(record: &Record, slots: &[DiskSlot]) -> Option<(Kind, String)> {
     if let Some(busy) = &record.settings.busy {
-        return Some((Kind::Busy, format!("the machine is busy: {}", busy.operation)));
+        return Some((
+            Kind::Busy,
+            format!("the machine is busy: {}", busy.operation),
+        ));
     }
     if record.is_merging() {
         return Some((Kind::Busy, "the machine is busy: merging disks".into()));
@@ -131,13 +134,16 @@ fn with_open_disks(
     }
 }
 
+/// A disk that is to be frozen, with its lock.
 type Held<'a> = (Prepared, RwLockWriteGuard<'a, State>);
+/// Maps that are to be saved after the barrier.
+type ToSave = Vec<(Arc<Disk>, Unsaved)>;
 
 fn hold_barrier(
     machine: &Machine,
     prepared: Vec<Prepared>,
     record: impl FnOnce(&mut Record, &Taken),
-) -> Result<(Taken, Vec<(Arc<Disk>, Unsaved)>)> {
+) -> Result<(Taken, ToSave)> {
     let disks = machine.disks();
     let mut waiting: BTreeMap<DiskSlot, Prepared> = prepared
         .into_iter()
@@ -207,9 +213,7 @@ fn taken(held: &[Held<'_>], at: Timestamp) -> Result<Taken> {
     };
     for (each, _) in held {
         let slot = &each.disk.slot;
-        taken
-            .images
-            .insert(slot.clone(), each.disk.record()?.path);
+        taken.images.insert(slot.clone(), each.disk.record()?.path);
         if let Some(next) = &each.next {
             let cursor = next.generations.cursor(slot, next.generations.open);
             taken.cursors.insert(slot.clone(), cursor.opaque());
@@ -242,7 +246,7 @@ fn commit(
 }
 
 /// Memory follows the record.
-fn go_on(held: Vec<Held<'_>>, children: Vec<Child>) -> Vec<(Arc<Disk>, Unsaved)> {
+fn go_on(held: Vec<Held<'_>>, children: Vec<Child>) -> ToSave {
     let mut unsaved = Vec::new();
     for ((each, mut state), child) in held.into_iter().zip(children) {
         Disk::go_on_in(&mut state, child);

@@ -116,9 +116,7 @@ mod tests {
     fn a_hook_succeeds_fails_with_its_words_or_is_late() {
         assert!(shell("true", 60_000).is_ok());
         let failed = shell("echo no writers >&2; exit 3", 60_000);
-        assert!(
-            matches!(failed, Err(Error::Failed { said, .. }) if said == "no writers")
-        );
+        assert!(matches!(failed, Err(Error::Failed { said, .. }) if said == "no writers"));
         assert!(matches!(shell("sleep 600", 20), Err(Error::Late { .. })));
     }
 

@@ -75,8 +75,12 @@ impl Machine {
         if let Some(point) = &record.point {
             // It was made before the record named the point, but perhaps not durably.
             let marker = self.home.marker(&point.point.id);
-            let made = fs::create_dir_all(self.home.points_folder())
-                .and_then(|()| fs::OpenOptions::new().create(true).append(true).open(marker));
+            let made = fs::create_dir_all(self.home.points_folder()).and_then(|()| {
+                fs::OpenOptions::new()
+                    .create(true)
+                    .append(true)
+                    .open(marker)
+            });
             if let Err(error) = made {
                 tracing::error!(vm = %self.home.vm, %error, "a frozen point cannot be opened");
             }

@@ -122,11 +122,7 @@ fn make_marker(machine: &Machine, point: &FrozenPointId) -> Result<PathBuf> {
 }
 
 /// The point that is frozen, if it is this one.
-fn frozen(
-    machine: &Machine,
-    id: &FrozenPointId,
-    operation: &'static str,
-) -> Result<PointRecord> {
+fn frozen(machine: &Machine, id: &FrozenPointId, operation: &'static str) -> Result<PointRecord> {
     let record = machine.home.store.get();
     let point = record.point.as_ref().filter(|point| point.point.id == *id);
     point.cloned().ok_or_else(|| {
@@ -136,20 +132,15 @@ fn frozen(
 }
 
 /// The files of a frozen disk.
-pub(crate) fn open(
-    machine: &Machine,
-    id: &FrozenPointId,
-    slot: &DiskSlot,
-) -> Result<FrozenChain> {
+pub(crate) fn open(machine: &Machine, id: &FrozenPointId, slot: &DiskSlot) -> Result<FrozenChain> {
     const OPERATION: &str = "open a frozen disk";
     let point = frozen(machine, id, OPERATION)?;
     let image = point.images.get(slot).ok_or_else(|| {
         let detail = "the point does not have this disk";
         Error::new(Kind::DiskSetChanged, OPERATION, detail).of_disk(slot)
     })?;
-    let layers = Layers::of(image).map_err(|error| {
-        crate::host::lab::failure::of_image(OPERATION, &error).of_disk(slot)
-    })?;
+    let layers = Layers::of(image)
+        .map_err(|error| crate::host::lab::failure::of_image(OPERATION, &error).of_disk(slot))?;
     Ok(FrozenChain {
         layers: layers.paths().map(Into::into).collect(),
         marker: machine.home.marker(id),
@@ -185,7 +176,10 @@ pub(crate) fn changes(
         return Err(lost("the cursor is younger than the point".to_owned()));
     }
     if window.end() > generations.size {
-        let detail = format!("{window} leaves the disk, which has {} bytes", generations.size);
+        let detail = format!(
+            "{window} leaves the disk, which has {} bytes",
+            generations.size
+        );
         return Err(error(Kind::Internal, detail));
     }
     let (ranges, covered) = tracker.changes((first, own.generation - 1), window, RANGES_MAX);
@@ -236,10 +230,12 @@ fn release(
         for slot in point.images.keys() {
             record.change_disk(slot, |disk| disk.merging = true);
         }
-        record.committed.extend(cursors.map(|cursors| CommittedRecord {
-            point: point.point.id,
-            cursors: cursors.clone(),
-        }));
+        record
+            .committed
+            .extend(cursors.map(|cursors| CommittedRecord {
+                point: point.point.id,
+                cursors: cursors.clone(),
+            }));
     })?;
     // Nothing can be undone any more.
     let _ = machine.home.strike(Place::Released, None, operation);
@@ -302,5 +298,8 @@ pub(crate) fn stop_tracking(machine: &Arc<Machine>) -> Result<()> {
             disk.tracking_lost = None;
         }
     })?;
-    machine.disks().iter().try_for_each(|disk| disk.drop_tracking())
+    machine
+        .disks()
+        .iter()
+        .try_for_each(|disk| disk.drop_tracking())
 }

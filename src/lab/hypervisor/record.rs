@@ -98,8 +98,12 @@ impl Record {
     pub(crate) fn images(&self) -> BTreeSet<&Path> {
         let live = self.disks.values().map(|disk| disk.path.as_path());
         let frozen = self.point.iter().flat_map(|point| point.images.values());
-        let kept = self.checkpoints.iter().flat_map(|kept| kept.images.values());
-        live.chain(frozen.chain(kept).map(PathBuf::as_path)).collect()
+        let kept = self
+            .checkpoints
+            .iter()
+            .flat_map(|kept| kept.images.values());
+        live.chain(frozen.chain(kept).map(PathBuf::as_path))
+            .collect()
     }
 }
 

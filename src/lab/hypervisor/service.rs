@@ -119,10 +119,14 @@ impl Service {
         Ok(())
     }
 
-    /// The end: nobody is held or waits any more, guests are cut off, all is on disk.
-    pub(crate) fn end(&self) {
+    /// Nobody is held or waits any more, so that calls come to their end.
+    pub(crate) fn let_go(&self) {
         self.context.faults.end();
         self.context.revisions.end();
+    }
+
+    /// The end, when nobody calls any more: guests are cut off, all is on disk.
+    pub(crate) fn end(&self) {
         for machine in self.machines() {
             machine.end();
         }

@@ -155,7 +155,11 @@ impl Generations {
         }
         let mut pairs = self.closed.iter().zip(self.closed.iter().skip(1));
         let oldest = pairs.clone().next();
-        let unneeded = pairs.find(|(_, into)| !boundaries.contains(*into));
+        // A cursor tells two generations apart if it counts the later one only.
+        let unneeded = pairs.find(|(from, into)| {
+            let counts_one = |cursor: &u64| from < &cursor && cursor <= *into;
+            !boundaries.iter().any(counts_one)
+        });
         unneeded.or(oldest).map(|(from, into)| (*from, *into))
     }
 
@@ -342,12 +346,7 @@ impl Tracker {
 }
 
 impl Unsaved {
-    fn new(
-        folder: &Path,
-        generations: &Generations,
-        generation: u64,
-        blocks: Arc<Bitmap>,
-    ) -> Self {
+    fn new(folder: &Path, generations: &Generations, generation: u64, blocks: Arc<Bitmap>) -> Self {
         Unsaved {
             map: map_path(folder, generations, generation),
             intent: intent_path(folder, generations, generation),

@@ -120,8 +120,7 @@ mod tests {
 
     fn create(path: &Path, format: Format) -> Option<Uuid> {
         let now = Timestamp::UNIX_EPOCH;
-        let options =
-            CreateOptions::new(format, Allocation::Dynamic, 1 << 24, Uuid::new_v4(), now);
+        let options = CreateOptions::new(format, Allocation::Dynamic, 1 << 24, Uuid::new_v4(), now);
         let image = formats::create(path, &options).unwrap();
         let data_write = image.image().info().data_write;
         image.close().unwrap();
@@ -150,10 +149,7 @@ mod tests {
         let path = folder.path().join("a.vhdx");
         let before = create(&path, Format::Vhdx);
         let (mut image, told) = open(&path, before);
-        assert!(
-            told.lock().unwrap().is_empty(),
-            "opening changes nothing"
-        );
+        assert!(told.lock().unwrap().is_empty(), "opening changes nothing");
         image.write_at(0, &[1; 512]).unwrap();
         image.flush().unwrap();
         image.write_at(4096, &[2; 512]).unwrap();

@@ -111,6 +111,11 @@ impl Emulator {
         account.container(&name)
     }
 
+    /// A container by signature, with a client that sends again.
+    pub(crate) fn by_signature_patiently(&self, container: &str, sas: RenewableSas) -> ContainerClient {
+        ContainerClient::with_sas(&http(&[]), self.endpoint(), container, sas, patient())
+    }
+
     /// A container by signature, as an agent reaches it.
     pub(crate) fn by_signature(&self, container: &str, sas: SasToken) -> ContainerClient {
         let sas = RenewableSas::new(sas);

@@ -11,8 +11,9 @@ use site_recovery::formats::create::{
     Allocation, ChildOptions, CreateOptions, NewParent, create_child_on, create_on,
 };
 use site_recovery::formats::extent::{Content, Extent};
-use site_recovery::formats::file::{ImageFile, Source};
+use site_recovery::formats::file::ImageFile;
 use site_recovery::formats::info::{Format, ImageInfo, PathKind, RecordedPath};
+use site_recovery::formats::source::Source;
 use site_recovery::formats::{self, Image, OpenOptions, Result};
 use site_recovery::units::ByteRange;
 use uuid::Uuid;

@@ -84,8 +84,8 @@ impl Disk {
         drop(formats::create_child(path, parent, &options)?);
         let layers = Layers::of(path)?;
         let fingerprint = Fingerprint::of(path, layers.data_write());
-        let fingerprint = fingerprint
-            .map_err(|source| formats::Error::io(path, "look at the file", source))?;
+        let fingerprint =
+            fingerprint.map_err(|source| formats::Error::io(path, "look at the file", source))?;
         if let Some(claim) = &mut state.claim
             && let Err(error) = claim.add(path, Use::Write)
         {

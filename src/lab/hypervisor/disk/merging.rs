@@ -12,7 +12,7 @@
 //! between the two: a write after `finish` that only the parent has would be lost if the record still named the child.
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::durable;
 use crate::formats::WritableImage;
@@ -145,7 +145,10 @@ impl Disk {
                 if let Some(claim) = &mut state.claim
                     && let Err(error) = claim.remove(&child)
                 {
-                    tracing::warn!(error = report::chain(&error), "a merged image is claimed on");
+                    tracing::warn!(
+                        error = report::chain(&error),
+                        "a merged image is claimed on"
+                    );
                 }
                 // Nothing can be undone any more.
                 let _ = self
@@ -162,7 +165,7 @@ impl Disk {
         }
     }
 
-    fn switch_to_parent(&self, merging: Merging, child: &PathBuf) -> Result<WritableImage> {
+    fn switch_to_parent(&self, merging: Merging, child: &Path) -> Result<WritableImage> {
         let parent = merging.parent;
         let image = merging
             .merge
@@ -173,7 +176,7 @@ impl Disk {
         // It is open for writing, under the id that the merge has given it.
         let data_writes = image.image().info().data_write.into_iter().collect();
         self.home.store.update(OPERATION, |record| {
-            record.discard.insert(child.clone());
+            record.discard.insert(child.to_owned());
             record.change_disk(&self.slot, |disk| {
                 disk.path = parent;
                 disk.merging = false;
@@ -184,7 +187,7 @@ impl Disk {
     }
 
     /// Removes a child that was merged away.
-    pub(crate) fn remove_merged(&self, child: &PathBuf) -> Result<()> {
+    pub(crate) fn remove_merged(&self, child: &Path) -> Result<()> {
         durable::remove(child).map_err(|error| of_durable(OPERATION, &error))?;
         self.home.store.update(OPERATION, |record| {
             record.discard.remove(child);

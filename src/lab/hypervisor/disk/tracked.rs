@@ -71,8 +71,7 @@ impl Disk {
             return Ok(());
         };
         let folded = tracker.fold(boundaries);
-        let Some(folded) = folded.map_err(|error| self.tracking_failed(OPERATION, &error))?
-        else {
+        let Some(folded) = folded.map_err(|error| self.tracking_failed(OPERATION, &error))? else {
             return Ok(());
         };
         self.home.store.update(OPERATION, |record| {
@@ -82,7 +81,11 @@ impl Disk {
         kept.map_err(|error| self.tracking_failed(OPERATION, &error))
     }
 
-    pub(crate) fn tracking_failed(&self, operation: &'static str, error: &tracking::Error) -> Error {
+    pub(crate) fn tracking_failed(
+        &self,
+        operation: &'static str,
+        error: &tracking::Error,
+    ) -> Error {
         Error::new(error.kind(), operation, report::chain(error)).of_disk(&self.slot)
     }
 }

@@ -37,10 +37,6 @@ enum Page {
 pub(crate) struct Malformed;
 
 impl Bitmap {
-    pub(crate) fn is_empty(&self) -> bool {
-        self.pages.is_empty()
-    }
-
     /// Adds all `blocks`.
     pub(crate) fn insert(&mut self, blocks: Range<u64>) {
         let mut at = blocks.start;
@@ -103,14 +99,15 @@ impl Bitmap {
             let inside = within.start.max(base)..within.end.min(base + PAGE);
             for run in page.runs(inside.start - base..inside.end - base) {
                 let run = base + run.start..base + run.end;
+                // A run that ends a page may go on in the next: only another run shows where it ends.
+                let full = runs.len() == limit;
                 match runs.last_mut() {
                     Some(last) if last.end == run.start => last.end = run.end,
-                    // A run that ends a page may go on in the next, so that it is told only when another begins.
-                    _ if runs.len() == limit => {
-                        let covered = runs.last().map_or(within.start, |last| last.end);
+                    Some(last) if full => {
+                        let covered = last.end;
                         return (runs, covered);
                     }
-                    _ => runs.push(run),
+                    Some(_) | None => runs.push(run),
                 }
             }
         }
@@ -246,9 +243,7 @@ mod tests {
 
     fn of(ranges: &[Range<u64>]) -> (Bitmap, BTreeSet<u64>) {
         let mut bitmap = Bitmap::default();
-        ranges
-            .iter()
-            .for_each(|range| bitmap.insert(range.clone()));
+        ranges.iter().for_each(|range| bitmap.insert(range.clone()));
         (bitmap, ranges.iter().cloned().flatten().collect())
     }
 

@@ -10,9 +10,13 @@ const SIZE: u64 = 40 * MIB + 512;
 #[derive(Clone, Debug)]
 enum Step {
     Write(u64, u64),
-    Switch { saved: bool },
+    Switch {
+        saved: bool,
+    },
     /// The process ends; cleanly, if the map was saved.
-    Restart { clean: bool },
+    Restart {
+        clean: bool,
+    },
 }
 
 fn step() -> impl Strategy<Value = Step> {

@@ -1,0 +1,282 @@
+//! A hypervisor in memory that remembers what every frozen point held. It does what the trait promises and no more.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use site_recovery::host::{
+    Backing, BootGeneration, Consistency, Disk, Error, FrozenDisk, FrozenPoint, Hypervisor, Kind, Machine,
+    PowerOperation, PowerState, Ranges, Result, Revision, TrackingCursor, Volume,
+};
+use site_recovery::ids::{DiskSlot, FrozenPointId, VmId};
+use site_recovery::units::{ByteRange, GIB};
+
+/// The granularity of change tracking.
+const BLOCK: u64 = 4096;
+
+/// One machine, whose disks are bytes.
+#[derive(Default)]
+pub(crate) struct Model {
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    folder: std::path::PathBuf,
+    disks: BTreeMap<DiskSlot, Vec<u8>>,
+    /// Blocks written since each generation began, by disk; the last is the present one.
+    written: Vec<BTreeMap<DiskSlot, BTreeSet<u64>>>,
+    points: Vec<Point>,
+    committed: BTreeMap<FrozenPointId, usize>,
+    freezes: usize,
+    lost: bool,
+}
+
+struct Point {
+    shown: FrozenPoint,
+    /// The generation that began with it.
+    generation: usize,
+    content: BTreeMap<DiskSlot, Arc<Vec<u8>>>,
+    written: Vec<BTreeMap<DiskSlot, BTreeSet<u64>>>,
+}
+
+pub(crate) fn vm() -> VmId {
+    "0f8fad5b-d9cb-469f-a165-70867728950e".parse().unwrap()
+}
+
+pub(crate) fn slot(number: usize) -> DiskSlot {
+    format!("scsi:0:{number}").parse().unwrap()
+}
+
+impl Model {
+    /// A machine with disks of these sizes; `folder` is where captures go.
+    pub(crate) fn new(folder: &std::path::Path, sizes: &[usize]) -> Arc<Self> {
+        let disks = sizes.iter().enumerate().map(|(number, size)| (slot(number), vec![0; *size]));
+        let state = State {
+            folder: folder.to_owned(),
+            disks: disks.collect(),
+            written: vec![BTreeMap::new()],
+            ..State::default()
+        };
+        Arc::new(Model { state: Mutex::new(state) })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    /// The guest writes.
+    pub(crate) fn write(&self, disk: usize, offset: usize, data: &[u8]) {
+        let (mut state, slot) = (self.lock(), slot(disk));
+        state.disks.get_mut(&slot).unwrap()[offset..offset + data.len()].copy_from_slice(data);
+        let blocks = (offset as u64 / BLOCK)..=((offset + data.len() - 1) as u64 / BLOCK);
+        state.written.last_mut().unwrap().entry(slot).or_default().extend(blocks);
+    }
+
+    /// What a disk holds now.
+    pub(crate) fn content(&self, disk: usize) -> Vec<u8> {
+        self.lock().disks[&slot(disk)].clone()
+    }
+
+    /// Loses all frozen points, as a restored checkpoint store would.
+    pub(crate) fn lose_points(&self) {
+        self.lock().points.clear();
+    }
+
+    pub(crate) fn freezes(&self) -> usize {
+        self.lock().freezes
+    }
+
+    /// What the newest frozen point held, committed or not.
+    pub(crate) fn last_frozen(&self, witness: &Witness) -> BTreeMap<DiskSlot, Arc<Vec<u8>>> {
+        witness.0.lock().unwrap().last().unwrap().clone()
+    }
+}
+
+/// What every frozen point held, the newest last.
+#[derive(Default)]
+pub(crate) struct Witness(Mutex<Vec<BTreeMap<DiskSlot, Arc<Vec<u8>>>>>);
+
+/// The model with a witness: what is frozen is remembered for ever.
+pub(crate) struct Witnessed {
+    pub(crate) model: Arc<Model>,
+    pub(crate) witness: Arc<Witness>,
+}
+
+fn error(kind: Kind, operation: &'static str) -> Error {
+    Error::new(kind, operation, "the model says so").on(&vm())
+}
+
+impl Hypervisor for Witnessed {
+    fn machines(&self) -> Result<Vec<Machine>> {
+        Ok(vec![self.machine(&vm())?])
+    }
+
+    fn machine(&self, _: &VmId) -> Result<Machine> {
+        let state = self.model.lock();
+        let disks = state.disks.iter().map(|(slot, content)| Disk {
+            slot: slot.clone(),
+            backing: Backing::Vhdx,
+            path: state.folder.join(format!("{}.vhdx", slot.as_str().replace(':', "-"))).display().to_string(),
+            virtual_size: content.len() as u64,
+            logical_sector: 512,
+            physical_sector: 4096,
+            identifier: None,
+            boot: slot.as_str() == "scsi:0:0",
+            volume: Some(Volume { name: "/".to_owned(), free: 1000 * GIB, size: 2000 * GIB }),
+            problem: None,
+        });
+        Ok(Machine {
+            id: vm(),
+            name: "model".to_owned(),
+            boot: BootGeneration::Gen2,
+            power: PowerState::Running,
+            busy: None,
+            processors: 1,
+            memory_mib: 1024,
+            secure_boot: false,
+            guest_os: None,
+            replicated_by: None,
+            disks: disks.collect(),
+            network_adapters: Vec::new(),
+        })
+    }
+
+    fn wait_for_change(&self, _: Revision, _: Duration) -> Result<Revision> {
+        Ok(Revision(1))
+    }
+
+    fn start_tracking(&self, _: &VmId, _: &[DiskSlot]) -> Result<()> {
+        Ok(())
+    }
+
+    fn stop_tracking(&self, _: &VmId) -> Result<()> {
+        let mut state = self.model.lock();
+        state.points.clear();
+        state.committed.clear();
+        state.lost = true;
+        Ok(())
+    }
+
+    fn freeze(&self, _: &VmId, disks: &[DiskSlot], wanted: Consistency) -> Result<FrozenPoint> {
+        let mut state = self.model.lock();
+        if !state.points.is_empty() {
+            return Err(error(Kind::Busy, "freeze the disks"));
+        }
+        state.freezes += 1;
+        let shown = FrozenPoint {
+            id: format!("point-{}", state.freezes).parse().unwrap(),
+            taken_at: Timestamp::from_second(1_790_000_000 + i64::try_from(state.freezes).unwrap()).unwrap(),
+            consistency: wanted,
+            fallback: None,
+            disks: disks.to_vec(),
+        };
+        let content: BTreeMap<_, _> =
+            state.disks.iter().map(|(slot, content)| (slot.clone(), Arc::new(content.clone()))).collect();
+        self.witness.0.lock().unwrap().push(content.clone());
+        let written = state.written.clone();
+        state.written.push(BTreeMap::new());
+        let generation = state.written.len() - 1;
+        state.points.push(Point { shown: shown.clone(), generation, content, written });
+        Ok(shown)
+    }
+
+    fn points(&self, _: &VmId) -> Result<Vec<FrozenPoint>> {
+        Ok(self.model.lock().points.iter().map(|point| point.shown.clone()).collect())
+    }
+
+    fn open(&self, _: &VmId, point: &FrozenPointId, disk: &DiskSlot) -> Result<Box<dyn FrozenDisk>> {
+        let state = self.model.lock();
+        let point = state.points.iter().find(|known| known.shown.id == *point);
+        let point = point.ok_or_else(|| error(Kind::PointNotFound, "open the point"))?;
+        Ok(Box::new(Frozen {
+            content: point.content[disk].clone(),
+            written: point.written.iter().map(|disks| disks.get(disk).cloned().unwrap_or_default()).collect(),
+            lost: state.lost,
+        }))
+    }
+
+    fn commit(&self, _: &VmId, point: &FrozenPointId) -> Result<Vec<(DiskSlot, TrackingCursor)>> {
+        let mut state = self.model.lock();
+        let generation = match state.committed.get(point) {
+            Some(generation) => *generation,
+            None => {
+                let at = state.points.iter().position(|known| known.shown.id == *point);
+                let at = at.ok_or_else(|| error(Kind::PointNotFound, "release the point"))?;
+                let released = state.points.remove(at);
+                state.committed.insert(point.clone(), released.generation);
+                released.generation
+            }
+        };
+        let cursor = TrackingCursor::new(generation.to_string());
+        Ok(state.disks.keys().map(|slot| (slot.clone(), cursor.clone())).collect())
+    }
+
+    fn abandon(&self, _: &VmId, point: &FrozenPointId) -> Result<()> {
+        self.model.lock().points.retain(|known| known.shown.id != *point);
+        Ok(())
+    }
+
+    fn forget(&self, _: &VmId, keep: &[TrackingCursor]) -> Result<()> {
+        let least = keep.iter().filter_map(|cursor| cursor.as_str().parse::<usize>().ok()).min();
+        let mut state = self.model.lock();
+        state.committed.retain(|_, generation| least.is_none_or(|least| *generation >= least));
+        Ok(())
+    }
+
+    fn power(&self, _: &VmId, _: PowerOperation, _: Duration) -> Result<PowerState> {
+        Ok(PowerState::Running)
+    }
+}
+
+struct Frozen {
+    content: Arc<Vec<u8>>,
+    written: Vec<BTreeSet<u64>>,
+    lost: bool,
+}
+
+impl FrozenDisk for Frozen {
+    fn size(&self) -> u64 {
+        self.content.len() as u64
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        let from = usize::try_from(offset).unwrap();
+        buffer.copy_from_slice(&self.content[from..from + buffer.len()]);
+        Ok(())
+    }
+
+    /// Pretends that megabytes without data are not allocated.
+    fn allocated(&self, window: ByteRange) -> Result<Ranges> {
+        let megabytes = window.split_at_multiples(1 << 20).filter(|part| {
+            let range = usize::try_from(part.start()).unwrap()..usize::try_from(part.end()).unwrap();
+            self.content[range].iter().any(|byte| *byte != 0)
+        });
+        Ok(Ranges { ranges: joined(megabytes), covered: window.end() })
+    }
+
+    fn changes(&self, since: &TrackingCursor, window: ByteRange) -> Result<Ranges> {
+        let generation: usize = since.as_str().parse().unwrap();
+        if self.lost {
+            return Err(error(Kind::TrackingLost, "list changes"));
+        }
+        let blocks: BTreeSet<u64> = self.written[generation..].iter().flatten().copied().collect();
+        let ranges = blocks.into_iter().map(|block| ByteRange::at(block * BLOCK, BLOCK).unwrap());
+        let inside = ranges.map(|range| window.intersect(range)).filter(|range| !range.is_empty());
+        Ok(Ranges { ranges: joined(inside), covered: window.end() })
+    }
+}
+
+fn joined(ranges: impl Iterator<Item = ByteRange>) -> Vec<ByteRange> {
+    let mut all: Vec<ByteRange> = Vec::new();
+    for range in ranges {
+        match all.last_mut() {
+            Some(last) if last.end() == range.start() => {
+                *last = ByteRange::new(last.start(), range.end()).unwrap();
+            }
+            Some(_) | None => all.push(range),
+        }
+    }
+    all
+}

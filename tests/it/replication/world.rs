@@ -1,0 +1,218 @@
+//! A VM, its agent's engine, the data path and the emulator, put together.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use site_recovery::blob::credential::RenewableSas;
+use site_recovery::blob::names::{BlobRef, SnapshotId};
+use site_recovery::blob::parameters::Permissions;
+use site_recovery::blob::{Account, Container};
+use site_recovery::controller::documents;
+use site_recovery::datapath;
+use site_recovery::datapath::worker::{Step, Worker};
+use site_recovery::engine::ledger::Store;
+use site_recovery::engine::phase::Phase;
+use site_recovery::engine::progress::Progress;
+use site_recovery::engine::throttle::Throttle;
+use site_recovery::engine::{Engine, Observation, Options};
+use site_recovery::host::{BootGeneration, Hypervisor};
+use site_recovery::ids::{ChainId, DiskId, DiskSlot, ReplicaId, random};
+use site_recovery::replica::fence::{Fence, MachineDescription, Side};
+use site_recovery::replica::manifest::{Manifest, Point};
+use site_recovery::replica::names::{self, Prefix};
+use site_recovery::replica::seal::Writer;
+use site_recovery::units::{ByteRange, Generation, SystemClock};
+use tempfile::TempDir;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::model::{Model, Witness, Witnessed, slot, vm};
+use crate::blob::emulator::{self, Emulator};
+
+/// Longer than anything here takes, on a machine that does much else.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+
+pub(crate) struct World {
+    pub(crate) model: Arc<Model>,
+    pub(crate) witness: Arc<Witness>,
+    pub(crate) disks: BTreeMap<DiskId, DiskSlot>,
+    pub(crate) cloud: datapath::store::Store,
+    pub(crate) account: Arc<dyn Account>,
+    emulator: Arc<Emulator>,
+    folder: TempDir,
+    prefix: Prefix,
+}
+
+/// A running engine.
+pub(crate) struct Running {
+    pub(crate) observed: watch::Receiver<Observation>,
+    pub(crate) progress: BTreeMap<DiskId, Arc<Progress>>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl World {
+    /// A VM with disks of these sizes, and an empty replica.
+    pub(crate) async fn new(sizes: &[usize]) -> Self {
+        let emulator = emulator::start().await;
+        let account: Arc<dyn Account> = Arc::new(emulator.account());
+        let (id, prefix) = (ReplicaId::from_random(random()), "it".parse::<Prefix>().unwrap());
+        for container in [prefix.inbox(&id), prefix.replica(&id)] {
+            assert!(account.create_container(&container).await.unwrap());
+        }
+        let cloud = datapath::store::Store {
+            inbox: account.container(&prefix.inbox(&id)),
+            replica: account.container(&prefix.replica(&id)),
+            id,
+        };
+        cloud.create(ChainId::from_random(random())).await.unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let disks = (0..sizes.len()).map(|number| (DiskId::from_random(random()), slot(number))).collect();
+        let world = World {
+            model: Model::new(folder.path(), sizes),
+            witness: Arc::default(),
+            disks,
+            cloud,
+            account,
+            emulator,
+            folder,
+            prefix,
+        };
+        world.fence(Generation::new(1)).await;
+        world
+    }
+
+    async fn fence(&self, generation: Generation) {
+        let fence = Fence {
+            replica: self.cloud.id.clone(),
+            generation,
+            epoch: 0,
+            active_side: Side::OnPremises,
+            active_run: None,
+            pinned: Vec::new(),
+            machine: MachineDescription {
+                vm: vm(),
+                name: "model".to_owned(),
+                boot: BootGeneration::Gen2,
+                processors: 1,
+                memory_mib: 1024,
+                secure_boot: false,
+                guest_os: None,
+                network_adapters: Vec::new(),
+                disks: Vec::new(),
+            },
+        };
+        documents::create(self.cloud.replica.as_ref(), names::FENCE, fence).await.unwrap();
+    }
+
+    /// The replica's containers as an agent reaches them: create, read and list; read and list.
+    pub(crate) async fn by_signature(&self) -> Store {
+        let now = Timestamp::now();
+        let (start, expiry) = (now - Duration::from_secs(600), now + Duration::from_secs(3600));
+        let id = self.cloud.id.clone();
+        let reach = async |container: String, permissions| {
+            let sas = self.account.sas(&container, permissions, start, expiry).await.unwrap();
+            self.emulator.by_signature_patiently(&container, RenewableSas::new(sas))
+        };
+        let inbox: Arc<dyn Container> = Arc::new(reach(self.prefix.inbox(&id), Permissions::INBOX).await);
+        let replica: Arc<dyn Container> = Arc::new(reach(self.prefix.replica(&id), Permissions::REPLICA).await);
+        Store { inbox, replica, id }
+    }
+
+    pub(crate) async fn start(&self) -> Running {
+        let store = self.by_signature().await;
+        self.start_with(store)
+    }
+
+    /// Starts an engine on `store`, with whatever state an earlier one left in its folder.
+    pub(crate) fn start_with(&self, store: Store) -> Running {
+        let hypervisor: Arc<dyn Hypervisor> =
+            Arc::new(Witnessed { model: self.model.clone(), witness: self.witness.clone() });
+        let state = self.folder.path().join("state");
+        std::fs::create_dir_all(&state).unwrap();
+        let (publish, observed) = watch::channel(Engine::initial());
+        let progress: BTreeMap<_, Arc<Progress>> = self.disks.keys().map(|id| (id.clone(), Arc::default())).collect();
+        let engine = Engine {
+            hypervisor,
+            store,
+            options: Options {
+                writer: Writer { host: "hv1".parse().unwrap(), generation: Generation::new(1) },
+                vm: vm(),
+                disks: self.disks.clone(),
+                compress: true,
+                folder: state,
+            },
+            throttle: Arc::new(Throttle::new(None)),
+            clock: Arc::new(SystemClock),
+            progress: progress.clone(),
+            publish,
+            retry: Arc::new(Notify::new()),
+            stop: CancellationToken::new(),
+        };
+        Running { observed, progress, task: tokio::spawn(engine.run()) }
+    }
+
+    /// Forgets what the agent kept.
+    pub(crate) fn lose_state(&self) {
+        std::fs::remove_dir_all(self.folder.path().join("state")).unwrap();
+    }
+
+    /// Applies what is sealed, until there is no more.
+    pub(crate) async fn apply_all(&self, worker: &mut Worker) {
+        while worker.step().await.unwrap() == Step::Applied {}
+    }
+
+    pub(crate) fn worker(&self) -> Worker {
+        Worker::new(self.cloud.clone())
+    }
+
+    pub(crate) async fn manifest(&self) -> Manifest {
+        self.cloud.load().await.unwrap().unwrap().manifest
+    }
+
+    /// What a disk holds at a recovery point, read back from its snapshot.
+    pub(crate) async fn read_point(&self, point: &Point, disk: &DiskId) -> Vec<u8> {
+        let snapshot: SnapshotId = point.disks[disk].snapshot.parse().unwrap();
+        let blob = BlobRef::at(names::disk(disk), snapshot);
+        let size = point.disks[disk].size;
+        let got = self.cloud.replica.get(&blob, Some(ByteRange::to(size)), size).await;
+        got.unwrap().bytes.to_vec()
+    }
+
+    /// The newest point is what the newest frozen point held, on all disks.
+    pub(crate) async fn assert_point_is_what_was_frozen(&self) {
+        let manifest = self.manifest().await;
+        let point = manifest.points.last().expect("a point was published");
+        let frozen = self.model.last_frozen(&self.witness);
+        for (id, slot) in &self.disks {
+            let found = self.read_point(point, id).await;
+            assert!(found == *frozen[slot], "disk {slot} differs from what was frozen");
+        }
+    }
+}
+
+impl Running {
+    /// Waits until the engine is in a phase.
+    pub(crate) async fn wait_for(&mut self, what: impl Fn(&Phase) -> bool) {
+        let reached = self.observed.wait_for(|observed| what(&observed.phase));
+        tokio::time::timeout(PATIENCE, reached).await.expect("the phase is reached").unwrap();
+    }
+
+    /// Waits until everything is sealed.
+    pub(crate) async fn wait_until_replicating(&mut self) {
+        self.wait_for(|phase| matches!(phase, Phase::Replicating { .. })).await;
+    }
+
+    /// Bytes that went into the inbox.
+    pub(crate) fn sent(&self) -> u64 {
+        self.progress.values().map(|progress| progress.counted().sent).sum()
+    }
+}
