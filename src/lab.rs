@@ -1,6 +1,13 @@
-//! stub
+//! What the lab is made of. It is shipped: a demonstration, the tests and the benchmarks run the same parts.
+//!
+//! Real: `cluster` (kube-apiserver and etcd), `azurite` (storage), `installed` (the chart, by Helm), obtained by
+//! `tools`. Stand-ins for what cannot run here, which refuse what the real one refuses: `hypervisor`.
+
 pub mod authority;
 pub mod azurite;
 pub mod cluster;
+pub mod examples;
+pub mod hypervisor;
+pub mod installed;
 pub mod process;
 pub mod tools;

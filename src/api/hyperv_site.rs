@@ -192,6 +192,7 @@ pub enum CredentialType {
 /// An object of the same namespace.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 pub struct ObjectRef {
+    /// The object's name.
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
 }
@@ -278,6 +279,7 @@ pub struct Bandwidth {
     pub schedule: Vec<BandwidthHours>,
 }
 
+/// A limit at certain hours.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct BandwidthHours {
@@ -310,6 +312,7 @@ pub struct HyperVSiteStatus {
     /// The generation of the spec that this status answers; -1 before the first.
     #[serde(default)]
     pub observed_generation: i64,
+    /// What was observed: Ready says whether the site is usable, the others why.
     #[serde(default)]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -319,6 +322,7 @@ pub struct HyperVSiteStatus {
     /// Each host as its agent last described it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hosts: Vec<HostStatus>,
+    /// The site's ProtectedVMs, counted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub virtual_machines: Option<VirtualMachineCounts>,
     /// Agents that were turned away, and why.
@@ -326,13 +330,17 @@ pub struct HyperVSiteStatus {
     pub refused_agents: Vec<RefusedAgent>,
 }
 
+/// A host as its agent last described it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HostStatus {
+    /// The host's name.
     pub name: String,
+    /// Whether its agent is connected to the controller.
     pub connected: bool,
     /// When the connection was made or lost.
     pub since: Time,
+    /// The version of its agent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent_version: Option<String>,
     /// Virtual machines on the host, protected or not.
@@ -343,14 +351,17 @@ pub struct HostStatus {
     pub volumes: Vec<VolumeStatus>,
 }
 
+/// A volume that holds virtual disks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct VolumeStatus {
+    /// The volume's name at the host.
     pub name: String,
     /// Free space in percent, in steps of 5.
     pub free_percent: i32,
 }
 
+/// ProtectedVMs, counted.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct VirtualMachineCounts {
@@ -358,16 +369,21 @@ pub struct VirtualMachineCounts {
     pub total: i32,
     /// Those that are Protected.
     pub protected: i32,
+    /// Those whose health is Warning.
     pub warning: i32,
+    /// Those whose health is Critical: a human must act.
     pub critical: i32,
 }
 
+/// An agent that was turned away.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RefusedAgent {
     /// The host that it said it was.
     pub host: String,
+    /// Why it was turned away.
     pub reason: String,
+    /// When it was turned away first.
     pub since: Time,
 }
 

@@ -62,6 +62,7 @@ pub struct RecoveryPoints {
     pub keep: Vec<RetentionTier>,
 }
 
+/// A tier of retention.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RetentionTier {

@@ -192,6 +192,7 @@ pub struct Target {
     pub disks: Vec<TargetDisk>,
 }
 
+/// A network adapter of the source, as it appears in Azure.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TargetNetworkInterface {
@@ -225,6 +226,7 @@ pub struct TargetNetworkInterface {
     pub test: Option<TestNetworkInterface>,
 }
 
+/// A network adapter in a test.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TestNetworkInterface {
@@ -238,6 +240,7 @@ pub struct TestNetworkInterface {
     pub private_ip: Option<String>,
 }
 
+/// A disk of the source, as it becomes in Azure.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TargetDisk {

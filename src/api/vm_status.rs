@@ -14,6 +14,7 @@ pub struct ProtectedVMStatus {
     /// The generation of the spec that this status answers; -1 before the first.
     #[serde(default)]
     pub observed_generation: i64,
+    /// What was observed: Ready says whether the VM is as its spec wants it, the others why.
     #[serde(default)]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -46,6 +47,7 @@ pub struct ProtectedVMStatus {
     /// Each replicated disk.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub disks: Vec<DiskStatus>,
+    /// The points in time that the VM can be brought back to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recovery_points: Option<RecoveryPointsStatus>,
     /// What is being tried again, and when.
@@ -102,12 +104,15 @@ pub enum Health {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Task {
+    /// What the step does.
     pub name: String,
     /// NotStarted, InProgress, Succeeded, Failed.
     #[schemars(with = "String")]
     pub state: TaskState,
+    /// When it began.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start_time: Option<Time>,
+    /// When it ended, well or not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub end_time: Option<Time>,
 }
@@ -163,14 +168,19 @@ pub struct CopyProgress {
     pub limited_by: Option<String>,
 }
 
+/// The points in time that a VM can be brought back to.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RecoveryPointsStatus {
+    /// How many there are.
     pub count: i32,
+    /// The newest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub latest: Option<RecoveryPointStatus>,
+    /// The newest of those that were taken with the guest quiesced.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub latest_application_consistent: Option<RecoveryPointStatus>,
+    /// The oldest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oldest: Option<RecoveryPointStatus>,
     /// The newest ten.
@@ -178,9 +188,11 @@ pub struct RecoveryPointsStatus {
     pub newest: Vec<RecoveryPointStatus>,
 }
 
+/// A point in time that a VM can be brought back to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RecoveryPointStatus {
+    /// By which it is chosen.
     pub id: String,
     /// The instant that the machine would go back to.
     pub time: Time,
@@ -194,12 +206,14 @@ pub struct RecoveryPointStatus {
 pub struct Retry {
     /// Attempts that failed in a row.
     pub attempts: i32,
-    /// Absent where only a human can help.
+    /// When the next attempt is made. Absent where only a human can help.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_retry_time: Option<Time>,
+    /// Why the last attempt failed.
     pub last_error: LastError,
 }
 
+/// Why an attempt failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct LastError {
@@ -215,8 +229,11 @@ pub struct LastError {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Operation {
+    /// What can be asked for, such as TestFailover.
     pub action: String,
+    /// Whether it would be admitted now.
     pub allowed: bool,
+    /// Why not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
@@ -225,10 +242,13 @@ pub struct Operation {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct LastHandled {
+    /// Of siterecovery.dev/retry.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<String>,
+    /// Of siterecovery.dev/sync-now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sync_now: Option<String>,
+    /// Of siterecovery.dev/resynchronize.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resynchronize: Option<String>,
 }

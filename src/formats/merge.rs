@@ -10,6 +10,8 @@
 //! 4. parent: flush                                                      from here on it is the whole disk by itself
 //! 5. whoever owns the disk makes the parent its file, and removes the child
 //! ```
+//! Other children of the parent are cut off: there must be none.
+//!
 //! A crash between any two steps, or inside one, leaves a child and a parent that open as a chain and read as the disk:
 //! before 2 by the old id, after it by the new one (`[MS-VHDX]` 2.6.2.6.3, note 12). A merge begun again does it all
 //! again. A VHD's id does not change with its content, so that 1 and 2 have nothing to do.

@@ -39,15 +39,16 @@ impl Source {
         }
     }
 
-    /// Opens a regular file. Nothing else will do: an image may name any path as its parent, and opening a pipe blocks.
+    /// Opens a regular file that is not empty. An image may name any path as its parent: opening a pipe would block, and
+    /// so may reading what only looks like a file.
     pub(crate) fn open(path: &Path, access: Access) -> Result<Self> {
         let metadata = fs::metadata(path).map_err(|e| Error::io(path, "open the file", e))?;
         if !metadata.is_file() {
-            return Err(Error::new(
-                Kind::Unsupported,
-                path,
-                "it is not a regular file",
-            ));
+            let detail = "it is not a regular file";
+            return Err(Error::new(Kind::Unsupported, path, detail));
+        }
+        if metadata.len() == 0 {
+            return Err(Error::new(Kind::Truncated, path, "it is empty"));
         }
         let file = File::options()
             .read(true)

@@ -119,7 +119,7 @@ impl Blocks {
 
     /// The table's entry for a block, and how many blocks from there, at most `most`, are known to be absent like it.
     fn entries(&self, source: &Source, block: u64, most: u64) -> Result<(u32, u64)> {
-        let most = to_usize(most.min(self.table.blocks - block).min(to_u64(PAGE)));
+        let most = to_usize(most.min(self.table.blocks - block));
         let place = self.table.entry_offset(block);
         self.cache.read(source, place, |page, at| {
             let entries = page[at..].as_chunks::<4>().0;

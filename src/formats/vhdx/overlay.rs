@@ -25,6 +25,14 @@ pub(crate) struct Patch {
     pub(crate) bytes: Option<Box<[u8]>>,
 }
 
+impl Patch {
+    /// How much of a patch that starts at `start` lies below `end`.
+    pub(crate) const fn below(&self, end: u64, start: u64) -> u64 {
+        let room = end.saturating_sub(start);
+        if self.len < room { self.len } else { room }
+    }
+}
+
 impl Patches {
     /// Puts a patch over what is there. Pages are the unit: no patch is ever cut inside of bytes.
     pub(crate) fn put(&mut self, start: u64, patch: Patch) {

@@ -54,16 +54,6 @@ pub(crate) fn read(source: &Source, header: &Header) -> Result<Option<Patches>> 
 /// Writes the changes into the file. Any part of it may be lost or done again: the log still stands.
 pub(crate) fn apply(source: &Source, patches: &Patches) -> Result<()> {
     let size = source.size()?;
-    let zeroes = |start: u64, patch: &Patch| patch.len.min(size.saturating_sub(start));
-    let total: u64 = patches
-        .iter()
-        .filter(|(_, patch)| patch.bytes.is_none())
-        .map(|(start, patch)| zeroes(start, patch))
-        .sum();
-    if total > ZEROES_MAX {
-        let detail = format!("the log zeroes {total} bytes, more than {ZEROES_MAX}");
-        return Err(Error::new(Kind::TooLarge, source.path(), detail));
-    }
     // Growing first makes the new part zero, so that only what was there needs zeroes written.
     if size < patches.size() {
         source.resize(patches.size())?;
@@ -71,7 +61,7 @@ pub(crate) fn apply(source: &Source, patches: &Patches) -> Result<()> {
     for (start, patch) in patches.iter() {
         match &patch.bytes {
             Some(bytes) => source.write_all_at(start, bytes)?,
-            None => source.write_zeroes(start, zeroes(start, patch))?,
+            None => source.write_zeroes(start, patch.below(size, start))?,
         }
     }
     source.sync()
@@ -236,6 +226,12 @@ impl<'a> Ring<'a> {
             return Err(Flaw::corrupt(0, detail));
         }
         patches.grow(head.last);
+        let zeroes = patches.iter().filter(|(_, patch)| patch.bytes.is_none());
+        let zeroes: u64 = zeroes.map(|(start, patch)| patch.below(size, start)).sum();
+        if zeroes > ZEROES_MAX {
+            let detail = format!("the log zeroes {zeroes} bytes, more than {ZEROES_MAX}");
+            return Err(Flaw::new(Kind::TooLarge, 0, detail));
+        }
         Ok(patches)
     }
 }

@@ -116,10 +116,10 @@ pub enum DiskContent {
         #[serde(default)]
         block_size: Option<u32>,
         /// 512 or 4096.
-        #[serde(default = "sector")]
+        #[serde(default = "logical_sector")]
         logical_sector: u32,
-        /// 512 or 4096.
-        #[serde(default = "sector")]
+        /// 512 or 4096; a VHD's is its logical one.
+        #[serde(default = "physical_sector")]
         physical_sector: u32,
     },
     /// An image that is there.
@@ -133,8 +133,12 @@ pub enum DiskContent {
     },
 }
 
-const fn sector() -> u32 {
+const fn logical_sector() -> u32 {
     512
+}
+
+const fn physical_sector() -> u32 {
+    4096
 }
 
 impl DiskContent {
@@ -145,8 +149,8 @@ impl DiskContent {
             kind: ImageKind::Dynamic,
             size,
             block_size: None,
-            logical_sector: 512,
-            physical_sector: 4096,
+            logical_sector: logical_sector(),
+            physical_sector: physical_sector(),
         }
     }
 }

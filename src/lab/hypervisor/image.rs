@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use crate::formats::file::{ImageFile, Source};
+use crate::formats::file::ImageFile;
 use crate::formats::info::ImageInfo;
+use crate::formats::source::Source;
 use crate::formats::{self, Error, Merge, OpenOptions, Result, WritableImage};
 use crate::lab::hypervisor::witness::{Tell, Witness};
 

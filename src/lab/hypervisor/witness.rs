@@ -112,7 +112,7 @@ mod tests {
 
     use super::*;
     use crate::formats::create::{Allocation, CreateOptions};
-    use crate::formats::file::Source;
+    use crate::formats::source::Source;
     use crate::formats::info::Format;
     use crate::formats::{self, OpenOptions, WritableImage};
 

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use crate::formats::support::{
     CrashDisk, KIB, MIB, SHAPES, Shape, created, new_child, new_disk, open, open_writable,
-    raw_allowed, read_all, usize_of, write_file,
+    raw_allowed, read_all, run, tool, usize_of, write_file,
 };
 
 const SIZE: u64 = 2 * MIB;
@@ -177,6 +177,10 @@ fn a_parent_of_another_format_or_that_is_no_file_is_refused() {
     broken(open_at(&child), &["base cannot be used"]);
     fs::remove_file(&base).unwrap();
     fs::create_dir(&base).unwrap();
+    broken(open_at(&child), &["base cannot be used"]);
+    fs::remove_dir(&base).unwrap();
+    // Opening a pipe would wait for its other end.
+    run(tool("mkfifo", "coreutils").arg(&base));
     broken(open_at(&child), &["base cannot be used"]);
 }
 

@@ -1,0 +1,31 @@
+# The few things that one does here. `make` lists them.
+
+# Cargo's own variables hold: CARGO_TARGET_DIR, CARGO_BUILD_JOBS, …
+CARGO ?= cargo
+BINARY = $(or $(CARGO_TARGET_DIR),target)/debug/site-recovery
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test bench check crds image
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: ## Bring up everything on this machine and protect virtual machines (ONCE=1: run to the end and exit)
+	$(CARGO) build --locked
+	$(BINARY) lab up $(if $(ONCE),--once)
+
+test: ## Run all tests; the first run obtains what they need, which takes some minutes
+	$(CARGO) test --locked
+
+bench: ## Measure the first copy side by side with qemu-img and azcopy, and idle costs
+	$(CARGO) bench --locked
+
+check: ## Format, lints, dependencies
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- --deny warnings
+	$(CARGO) deny --version >/dev/null 2>&1 || $(CARGO) install cargo-deny --version 0.20.2 --locked --debug
+	$(CARGO) deny --locked check bans licenses sources
+
+crds: ## Write the CustomResourceDefinitions to crds/ and into the chart
+	$(CARGO) run --locked --quiet -- crds --output crds
+	$(CARGO) run --locked --quiet -- crds --output charts/site-recovery/files/crds
