@@ -7,6 +7,8 @@ mod agent;
 mod controller;
 mod crds;
 mod image;
+#[cfg(unix)]
+mod lab;
 mod log;
 mod output;
 
@@ -48,6 +50,10 @@ enum Command {
     /// Look into Hyper-V Replication Logs
     #[command(subcommand)]
     Log(log::Command),
+    /// Try everything on this machine: a real cluster, real storage, a hypervisor that stands in for Hyper-V
+    #[cfg(unix)]
+    #[command(subcommand)]
+    Lab(lab::Command),
 }
 
 /// Runs what was typed.
@@ -74,6 +80,8 @@ fn execute(args: Args) -> anyhow::Result<ExitCode> {
         Command::Crds(args) => crds::run(&args),
         Command::Image(command) => image::run(command),
         Command::Log(command) => log::run(command),
+        #[cfg(unix)]
+        Command::Lab(command) => lab::run(command),
     }
 }
 

@@ -112,8 +112,8 @@ mod tests {
 
     use super::*;
     use crate::formats::create::{Allocation, CreateOptions};
-    use crate::formats::source::Source;
     use crate::formats::info::Format;
+    use crate::formats::source::Source;
     use crate::formats::{self, OpenOptions, WritableImage};
 
     type Told = Arc<Mutex<Vec<Option<Uuid>>>>;

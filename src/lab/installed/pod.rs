@@ -32,11 +32,7 @@ impl Pod {
     ///
     /// # Errors
     /// If it asks for something that is not done here.
-    pub(super) fn of(
-        deployment: &Deployment,
-        namespace: &str,
-        name: &str,
-    ) -> Result<Self, Error> {
+    pub(super) fn of(deployment: &Deployment, namespace: &str, name: &str) -> Result<Self, Error> {
         let template = deployment.spec.as_ref().map(|spec| &spec.template);
         let spec = template
             .and_then(|template| template.spec.as_ref())
@@ -254,8 +250,7 @@ mod tests {
 
     #[test]
     fn an_address_that_no_argument_has_cannot_be_replaced() {
-        let mut pod =
-            pod(&json!({ "name": "controller", "args": ["--gateway-name=a"] })).unwrap();
+        let mut pod = pod(&json!({ "name": "controller", "args": ["--gateway-name=a"] })).unwrap();
         let error = pod.listen("--gateway", 20_000).unwrap_err().to_string();
         assert!(error.contains("--gateway"), "{error}");
     }

@@ -112,7 +112,11 @@ impl Emulator {
     }
 
     /// A container by signature, with a client that sends again.
-    pub(crate) fn by_signature_patiently(&self, container: &str, sas: RenewableSas) -> ContainerClient {
+    pub(crate) fn by_signature_patiently(
+        &self,
+        container: &str,
+        sas: RenewableSas,
+    ) -> ContainerClient {
         ContainerClient::with_sas(&http(&[]), self.endpoint(), container, sas, patient())
     }
 

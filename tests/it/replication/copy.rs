@@ -33,9 +33,13 @@ async fn a_first_copy_publishes_what_was_frozen_although_the_guest_goes_on_writi
     world.model.write(1, 13 * MIB, &[9; 512]);
     // When it is copied while its guest writes, and what was sealed is applied
     let mut engine = world.start().await;
-    engine.wait_for(|phase| matches!(phase, Phase::Copying { .. })).await;
+    engine
+        .wait_for(|phase| matches!(phase, Phase::Copying { .. }))
+        .await;
     for step in 0..50 {
-        world.model.write(0, step * 300_000, &[u8::try_from(step).unwrap(); 5000]);
+        world
+            .model
+            .write(0, step * 300_000, &[u8::try_from(step).unwrap(); 5000]);
         world.model.write(1, step * 200_000, &[0; 70_000]);
     }
     engine.wait_until_replicating().await;
@@ -44,9 +48,22 @@ async fn a_first_copy_publishes_what_was_frozen_although_the_guest_goes_on_writi
     // Then one point is published, and it is what was frozen last.
     let manifest = world.manifest().await;
     assert_eq!(manifest.points.len(), 1);
-    assert!(manifest.disks.values().all(|disk| matches!(disk.head, Head::Consistent { .. })));
+    assert!(
+        manifest
+            .disks
+            .values()
+            .all(|disk| matches!(disk.head, Head::Consistent { .. }))
+    );
     world.assert_point_is_what_was_frozen().await;
-    assert!(world.model.content(0) == **world.model.last_frozen(&world.witness).values().next().unwrap());
+    assert!(
+        world.model.content(0)
+            == **world
+                .model
+                .last_frozen(&world.witness)
+                .values()
+                .next()
+                .unwrap()
+    );
 }
 
 #[tokio::test]
@@ -62,8 +79,14 @@ async fn a_copy_that_is_interrupted_goes_on_from_the_last_seal() {
         let mut engine = world.start().await;
         lives += 1;
         let before = engine.observed.borrow().sealed;
-        let more = engine.observed.wait_for(|observed| observed.sealed.value() >= before.value() + 2);
-        let done = tokio::time::timeout(super::world::PATIENCE, more).await.unwrap().unwrap().clone();
+        let more = engine
+            .observed
+            .wait_for(|observed| observed.sealed.value() >= before.value() + 2);
+        let done = tokio::time::timeout(super::world::PATIENCE, more)
+            .await
+            .unwrap()
+            .unwrap()
+            .clone();
         sent += engine.sent();
         if matches!(done.phase, Phase::Replicating { .. }) || lives > 8 {
             engine.wait_until_replicating().await;
@@ -89,8 +112,13 @@ async fn a_lost_checkpoint_is_copied_anew_and_what_was_applied_is_not_sent_again
     world.model.write(0, 0, &random);
     // Given a copy whose frozen point is lost in the middle, its seals applied
     let mut engine = world.start().await;
-    let half = engine.observed.wait_for(|observed| observed.sealed.value() >= 2);
-    tokio::time::timeout(super::world::PATIENCE, half).await.unwrap().unwrap();
+    let half = engine
+        .observed
+        .wait_for(|observed| observed.sealed.value() >= 2);
+    tokio::time::timeout(super::world::PATIENCE, half)
+        .await
+        .unwrap()
+        .unwrap();
     drop(engine);
     world.model.lose_points();
     world.lose_state();
@@ -105,7 +133,11 @@ async fn a_lost_checkpoint_is_copied_anew_and_what_was_applied_is_not_sent_again
     // Then the point is right, and what was applied was compared instead of sent.
     world.assert_point_is_what_was_frozen().await;
     let rest = u64::try_from(size).unwrap() - (applied - 1) * 16 * (1 << 20);
-    assert!(engine.sent() <= rest + (8 << 20), "{} bytes were sent, {rest} were missing", engine.sent());
+    assert!(
+        engine.sent() <= rest + (8 << 20),
+        "{} bytes were sent, {rest} were missing",
+        engine.sent()
+    );
 }
 
 #[tokio::test]
@@ -118,7 +150,11 @@ async fn a_data_path_that_dies_in_the_middle_is_taken_over() {
     // Given a worker that is dropped wherever it stands, many times
     for life in 0..12u64 {
         let mut worker = world.worker();
-        let _ = tokio::time::timeout(std::time::Duration::from_millis(5 + life * 15), worker.step()).await;
+        let _ = tokio::time::timeout(
+            std::time::Duration::from_millis(5 + life * 15),
+            worker.step(),
+        )
+        .await;
     }
     // When another one finishes
     let mut worker = world.worker();
@@ -127,7 +163,16 @@ async fn a_data_path_that_dies_in_the_middle_is_taken_over() {
     let manifest = world.manifest().await;
     assert_eq!(manifest.points.len(), 1);
     world.assert_point_is_what_was_frozen().await;
-    let left = world.cloud.inbox.list("", site_recovery::blob::parameters::Include::default(), None).await.unwrap();
+    let left = world
+        .cloud
+        .inbox
+        .list(
+            "",
+            site_recovery::blob::parameters::Include::default(),
+            None,
+        )
+        .await
+        .unwrap();
     assert!(left.items.is_empty(), "{:?}", left.items);
 }
 

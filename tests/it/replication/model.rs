@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use site_recovery::host::{
-    Backing, BootGeneration, Consistency, Disk, Error, FrozenDisk, FrozenPoint, Hypervisor, Kind, Machine,
-    PowerOperation, PowerState, Ranges, Result, Revision, TrackingCursor, Volume,
+    Backing, BootGeneration, Consistency, Disk, Error, FrozenDisk, FrozenPoint, Hypervisor, Kind,
+    Machine, PowerOperation, PowerState, Ranges, Result, Revision, TrackingCursor, Volume,
 };
 use site_recovery::ids::{DiskSlot, FrozenPointId, VmId};
 use site_recovery::units::{ByteRange, GIB};
@@ -52,14 +52,19 @@ pub(crate) fn slot(number: usize) -> DiskSlot {
 impl Model {
     /// A machine with disks of these sizes; `folder` is where captures go.
     pub(crate) fn new(folder: &std::path::Path, sizes: &[usize]) -> Arc<Self> {
-        let disks = sizes.iter().enumerate().map(|(number, size)| (slot(number), vec![0; *size]));
+        let disks = sizes
+            .iter()
+            .enumerate()
+            .map(|(number, size)| (slot(number), vec![0; *size]));
         let state = State {
             folder: folder.to_owned(),
             disks: disks.collect(),
             written: vec![BTreeMap::new()],
             ..State::default()
         };
-        Arc::new(Model { state: Mutex::new(state) })
+        Arc::new(Model {
+            state: Mutex::new(state),
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -71,7 +76,13 @@ impl Model {
         let (mut state, slot) = (self.lock(), slot(disk));
         state.disks.get_mut(&slot).unwrap()[offset..offset + data.len()].copy_from_slice(data);
         let blocks = (offset as u64 / BLOCK)..=((offset + data.len() - 1) as u64 / BLOCK);
-        state.written.last_mut().unwrap().entry(slot).or_default().extend(blocks);
+        state
+            .written
+            .last_mut()
+            .unwrap()
+            .entry(slot)
+            .or_default()
+            .extend(blocks);
     }
 
     /// What a disk holds now.
@@ -118,13 +129,21 @@ impl Hypervisor for Witnessed {
         let disks = state.disks.iter().map(|(slot, content)| Disk {
             slot: slot.clone(),
             backing: Backing::Vhdx,
-            path: state.folder.join(format!("{}.vhdx", slot.as_str().replace(':', "-"))).display().to_string(),
+            path: state
+                .folder
+                .join(format!("{}.vhdx", slot.as_str().replace(':', "-")))
+                .display()
+                .to_string(),
             virtual_size: content.len() as u64,
             logical_sector: 512,
             physical_sector: 4096,
             identifier: None,
             boot: slot.as_str() == "scsi:0:0",
-            volume: Some(Volume { name: "/".to_owned(), free: 1000 * GIB, size: 2000 * GIB }),
+            volume: Some(Volume {
+                name: "/".to_owned(),
+                free: 1000 * GIB,
+                size: 2000 * GIB,
+            }),
             problem: None,
         });
         Ok(Machine {
@@ -167,32 +186,56 @@ impl Hypervisor for Witnessed {
         state.freezes += 1;
         let shown = FrozenPoint {
             id: format!("point-{}", state.freezes).parse().unwrap(),
-            taken_at: Timestamp::from_second(1_790_000_000 + i64::try_from(state.freezes).unwrap()).unwrap(),
+            taken_at: Timestamp::from_second(1_790_000_000 + i64::try_from(state.freezes).unwrap())
+                .unwrap(),
             consistency: wanted,
             fallback: None,
             disks: disks.to_vec(),
         };
-        let content: BTreeMap<_, _> =
-            state.disks.iter().map(|(slot, content)| (slot.clone(), Arc::new(content.clone()))).collect();
+        let content: BTreeMap<_, _> = state
+            .disks
+            .iter()
+            .map(|(slot, content)| (slot.clone(), Arc::new(content.clone())))
+            .collect();
         self.witness.0.lock().unwrap().push(content.clone());
         let written = state.written.clone();
         state.written.push(BTreeMap::new());
         let generation = state.written.len() - 1;
-        state.points.push(Point { shown: shown.clone(), generation, content, written });
+        state.points.push(Point {
+            shown: shown.clone(),
+            generation,
+            content,
+            written,
+        });
         Ok(shown)
     }
 
     fn points(&self, _: &VmId) -> Result<Vec<FrozenPoint>> {
-        Ok(self.model.lock().points.iter().map(|point| point.shown.clone()).collect())
+        Ok(self
+            .model
+            .lock()
+            .points
+            .iter()
+            .map(|point| point.shown.clone())
+            .collect())
     }
 
-    fn open(&self, _: &VmId, point: &FrozenPointId, disk: &DiskSlot) -> Result<Box<dyn FrozenDisk>> {
+    fn open(
+        &self,
+        _: &VmId,
+        point: &FrozenPointId,
+        disk: &DiskSlot,
+    ) -> Result<Box<dyn FrozenDisk>> {
         let state = self.model.lock();
         let point = state.points.iter().find(|known| known.shown.id == *point);
         let point = point.ok_or_else(|| error(Kind::PointNotFound, "open the point"))?;
         Ok(Box::new(Frozen {
             content: point.content[disk].clone(),
-            written: point.written.iter().map(|disks| disks.get(disk).cloned().unwrap_or_default()).collect(),
+            written: point
+                .written
+                .iter()
+                .map(|disks| disks.get(disk).cloned().unwrap_or_default())
+                .collect(),
             lost: state.lost,
         }))
     }
@@ -202,7 +245,10 @@ impl Hypervisor for Witnessed {
         let generation = match state.committed.get(point) {
             Some(generation) => *generation,
             None => {
-                let at = state.points.iter().position(|known| known.shown.id == *point);
+                let at = state
+                    .points
+                    .iter()
+                    .position(|known| known.shown.id == *point);
                 let at = at.ok_or_else(|| error(Kind::PointNotFound, "release the point"))?;
                 let released = state.points.remove(at);
                 state.committed.insert(point.clone(), released.generation);
@@ -210,18 +256,30 @@ impl Hypervisor for Witnessed {
             }
         };
         let cursor = TrackingCursor::new(generation.to_string());
-        Ok(state.disks.keys().map(|slot| (slot.clone(), cursor.clone())).collect())
+        Ok(state
+            .disks
+            .keys()
+            .map(|slot| (slot.clone(), cursor.clone()))
+            .collect())
     }
 
     fn abandon(&self, _: &VmId, point: &FrozenPointId) -> Result<()> {
-        self.model.lock().points.retain(|known| known.shown.id != *point);
+        self.model
+            .lock()
+            .points
+            .retain(|known| known.shown.id != *point);
         Ok(())
     }
 
     fn forget(&self, _: &VmId, keep: &[TrackingCursor]) -> Result<()> {
-        let least = keep.iter().filter_map(|cursor| cursor.as_str().parse::<usize>().ok()).min();
+        let least = keep
+            .iter()
+            .filter_map(|cursor| cursor.as_str().parse::<usize>().ok())
+            .min();
         let mut state = self.model.lock();
-        state.committed.retain(|_, generation| least.is_none_or(|least| *generation >= least));
+        state
+            .committed
+            .retain(|_, generation| least.is_none_or(|least| *generation >= least));
         Ok(())
     }
 
@@ -250,10 +308,14 @@ impl FrozenDisk for Frozen {
     /// Pretends that megabytes without data are not allocated.
     fn allocated(&self, window: ByteRange) -> Result<Ranges> {
         let megabytes = window.split_at_multiples(1 << 20).filter(|part| {
-            let range = usize::try_from(part.start()).unwrap()..usize::try_from(part.end()).unwrap();
+            let range =
+                usize::try_from(part.start()).unwrap()..usize::try_from(part.end()).unwrap();
             self.content[range].iter().any(|byte| *byte != 0)
         });
-        Ok(Ranges { ranges: joined(megabytes), covered: window.end() })
+        Ok(Ranges {
+            ranges: joined(megabytes),
+            covered: window.end(),
+        })
     }
 
     fn changes(&self, since: &TrackingCursor, window: ByteRange) -> Result<Ranges> {
@@ -261,10 +323,21 @@ impl FrozenDisk for Frozen {
         if self.lost {
             return Err(error(Kind::TrackingLost, "list changes"));
         }
-        let blocks: BTreeSet<u64> = self.written[generation..].iter().flatten().copied().collect();
-        let ranges = blocks.into_iter().map(|block| ByteRange::at(block * BLOCK, BLOCK).unwrap());
-        let inside = ranges.map(|range| window.intersect(range)).filter(|range| !range.is_empty());
-        Ok(Ranges { ranges: joined(inside), covered: window.end() })
+        let blocks: BTreeSet<u64> = self.written[generation..]
+            .iter()
+            .flatten()
+            .copied()
+            .collect();
+        let ranges = blocks
+            .into_iter()
+            .map(|block| ByteRange::at(block * BLOCK, BLOCK).unwrap());
+        let inside = ranges
+            .map(|range| window.intersect(range))
+            .filter(|range| !range.is_empty());
+        Ok(Ranges {
+            ranges: joined(inside),
+            covered: window.end(),
+        })
     }
 }
 

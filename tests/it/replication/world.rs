@@ -64,7 +64,10 @@ impl World {
     pub(crate) async fn new(sizes: &[usize]) -> Self {
         let emulator = emulator::start().await;
         let account: Arc<dyn Account> = Arc::new(emulator.account());
-        let (id, prefix) = (ReplicaId::from_random(random()), "it".parse::<Prefix>().unwrap());
+        let (id, prefix) = (
+            ReplicaId::from_random(random()),
+            "it".parse::<Prefix>().unwrap(),
+        );
         for container in [prefix.inbox(&id), prefix.replica(&id)] {
             assert!(account.create_container(&container).await.unwrap());
         }
@@ -75,7 +78,9 @@ impl World {
         };
         cloud.create(ChainId::from_random(random())).await.unwrap();
         let folder = tempfile::tempdir().unwrap();
-        let disks = (0..sizes.len()).map(|number| (DiskId::from_random(random()), slot(number))).collect();
+        let disks = (0..sizes.len())
+            .map(|number| (DiskId::from_random(random()), slot(number)))
+            .collect();
         let world = World {
             model: Model::new(folder.path(), sizes),
             witness: Arc::default(),
@@ -110,20 +115,32 @@ impl World {
                 disks: Vec::new(),
             },
         };
-        documents::create(self.cloud.replica.as_ref(), names::FENCE, fence).await.unwrap();
+        documents::create(self.cloud.replica.as_ref(), names::FENCE, fence)
+            .await
+            .unwrap();
     }
 
     /// The replica's containers as an agent reaches them: create, read and list; read and list.
     pub(crate) async fn by_signature(&self) -> Store {
         let now = Timestamp::now();
-        let (start, expiry) = (now - Duration::from_secs(600), now + Duration::from_secs(3600));
+        let (start, expiry) = (
+            now - Duration::from_secs(600),
+            now + Duration::from_secs(3600),
+        );
         let id = self.cloud.id.clone();
         let reach = async |container: String, permissions| {
-            let sas = self.account.sas(&container, permissions, start, expiry).await.unwrap();
-            self.emulator.by_signature_patiently(&container, RenewableSas::new(sas))
+            let sas = self
+                .account
+                .sas(&container, permissions, start, expiry)
+                .await
+                .unwrap();
+            self.emulator
+                .by_signature_patiently(&container, RenewableSas::new(sas))
         };
-        let inbox: Arc<dyn Container> = Arc::new(reach(self.prefix.inbox(&id), Permissions::INBOX).await);
-        let replica: Arc<dyn Container> = Arc::new(reach(self.prefix.replica(&id), Permissions::REPLICA).await);
+        let inbox: Arc<dyn Container> =
+            Arc::new(reach(self.prefix.inbox(&id), Permissions::INBOX).await);
+        let replica: Arc<dyn Container> =
+            Arc::new(reach(self.prefix.replica(&id), Permissions::REPLICA).await);
         Store { inbox, replica, id }
     }
 
@@ -134,17 +151,26 @@ impl World {
 
     /// Starts an engine on `store`, with whatever state an earlier one left in its folder.
     pub(crate) fn start_with(&self, store: Store) -> Running {
-        let hypervisor: Arc<dyn Hypervisor> =
-            Arc::new(Witnessed { model: self.model.clone(), witness: self.witness.clone() });
+        let hypervisor: Arc<dyn Hypervisor> = Arc::new(Witnessed {
+            model: self.model.clone(),
+            witness: self.witness.clone(),
+        });
         let state = self.folder.path().join("state");
         std::fs::create_dir_all(&state).unwrap();
         let (publish, observed) = watch::channel(Engine::initial());
-        let progress: BTreeMap<_, Arc<Progress>> = self.disks.keys().map(|id| (id.clone(), Arc::default())).collect();
+        let progress: BTreeMap<_, Arc<Progress>> = self
+            .disks
+            .keys()
+            .map(|id| (id.clone(), Arc::default()))
+            .collect();
         let engine = Engine {
             hypervisor,
             store,
             options: Options {
-                writer: Writer { host: "hv1".parse().unwrap(), generation: Generation::new(1) },
+                writer: Writer {
+                    host: "hv1".parse().unwrap(),
+                    generation: Generation::new(1),
+                },
                 vm: vm(),
                 disks: self.disks.clone(),
                 compress: true,
@@ -157,7 +183,11 @@ impl World {
             retry: Arc::new(Notify::new()),
             stop: CancellationToken::new(),
         };
-        Running { observed, progress, task: tokio::spawn(engine.run()) }
+        Running {
+            observed,
+            progress,
+            task: tokio::spawn(engine.run()),
+        }
     }
 
     /// Forgets what the agent kept.
@@ -183,7 +213,11 @@ impl World {
         let snapshot: SnapshotId = point.disks[disk].snapshot.parse().unwrap();
         let blob = BlobRef::at(names::disk(disk), snapshot);
         let size = point.disks[disk].size;
-        let got = self.cloud.replica.get(&blob, Some(ByteRange::to(size)), size).await;
+        let got = self
+            .cloud
+            .replica
+            .get(&blob, Some(ByteRange::to(size)), size)
+            .await;
         got.unwrap().bytes.to_vec()
     }
 
@@ -194,7 +228,10 @@ impl World {
         let frozen = self.model.last_frozen(&self.witness);
         for (id, slot) in &self.disks {
             let found = self.read_point(point, id).await;
-            assert!(found == *frozen[slot], "disk {slot} differs from what was frozen");
+            assert!(
+                found == *frozen[slot],
+                "disk {slot} differs from what was frozen"
+            );
         }
     }
 }
@@ -203,16 +240,23 @@ impl Running {
     /// Waits until the engine is in a phase.
     pub(crate) async fn wait_for(&mut self, what: impl Fn(&Phase) -> bool) {
         let reached = self.observed.wait_for(|observed| what(&observed.phase));
-        tokio::time::timeout(PATIENCE, reached).await.expect("the phase is reached").unwrap();
+        tokio::time::timeout(PATIENCE, reached)
+            .await
+            .expect("the phase is reached")
+            .unwrap();
     }
 
     /// Waits until everything is sealed.
     pub(crate) async fn wait_until_replicating(&mut self) {
-        self.wait_for(|phase| matches!(phase, Phase::Replicating { .. })).await;
+        self.wait_for(|phase| matches!(phase, Phase::Replicating { .. }))
+            .await;
     }
 
     /// Bytes that went into the inbox.
     pub(crate) fn sent(&self) -> u64 {
-        self.progress.values().map(|progress| progress.counted().sent).sum()
+        self.progress
+            .values()
+            .map(|progress| progress.counted().sent)
+            .sum()
     }
 }
