@@ -90,6 +90,12 @@ pub async fn reconcile(
     let mut status = report::status(&facts, &last, generation, context.clock.now().into());
     status.last_handled = handled;
     announce(vm, context, &unsupported, &last, &status).await;
+    if last.recovery_points.is_none()
+        && status.recovery_points.is_some()
+        && let Ok(site) = ObjectName::new(name.namespace(), &vm.spec.site_ref.name)
+    {
+        context.touch_waiting(&site);
+    }
     if quiet::is_worth_writing(&last, &status, age)
         && let Err(fault) = context
             .vm_status

@@ -6,7 +6,7 @@ use crate::lab::demo::{Error, Machine};
 use crate::lab::guest::client::Address;
 use crate::lab::guest::{Guest, Workload};
 use crate::lab::stage::host::Host;
-use crate::units::{ByteRange, GIB, KIB};
+use crate::units::{ByteRange, KIB, MIB};
 
 /// Bytes per second and disk: log files and page files, not a load test.
 const RATE: u64 = 256 * KIB;
@@ -32,7 +32,7 @@ impl Guests {
                 Guest::start(Workload {
                     address: Address::Tcp(host.nbd()),
                     export: format!("{}/{disk}", machine.name),
-                    area: ByteRange::new(0, GIB).expect("it is not empty"),
+                    area: ByteRange::new(0, 128 * MIB).expect("it is not empty"),
                     record: RECORD,
                     bytes_per_second: RATE,
                     records_per_flush: 16,

@@ -88,6 +88,7 @@ fn described(vm: &ProtectedVM) -> String {
         .conditions
         .iter()
         .find(|condition| condition.type_ == "Ready" && condition.status != "True")
+        .filter(|_| !copying)
     {
         line.push_str(&format!(" ({})", ready.message));
     }

@@ -22,8 +22,11 @@ pub(super) struct Judging(Judge);
 /// Those who look at the machines' disks while they are frozen.
 pub(super) struct Witnesses {
     judge: Judge,
-    seen: Vec<(Machine, JoinHandle<Result<Option<Source>, verdict::Error>>)>,
+    seen: Vec<(Machine, Observed)>,
 }
+
+/// Ends when a machine's disks were seen at its barrier.
+type Observed = JoinHandle<Result<Option<Source>, verdict::Error>>;
 
 impl Judging {
     pub(super) async fn obtain(tools: Tools, folder: PathBuf) -> anyhow::Result<Self> {
