@@ -2,6 +2,8 @@
 //!
 //! Text for people, JSON in a cluster. What is said is chosen by `SITE_RECOVERY_LOG`, in the syntax of `RUST_LOG`.
 
+use std::io::IsTerminal as _;
+
 use tracing_subscriber::EnvFilter;
 
 /// The variable that chooses what is said.
@@ -30,6 +32,7 @@ pub fn init(format: Format, default: &str) -> Result<(), tracing_subscriber::fil
     };
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
     match format {
         Format::Text => lines.with_target(false).init(),

@@ -90,12 +90,6 @@ pub async fn reconcile(
     let mut status = report::status(&facts, &last, generation, context.clock.now().into());
     status.last_handled = handled;
     announce(vm, context, &unsupported, &last, &status).await;
-    if last.recovery_points.is_none()
-        && status.recovery_points.is_some()
-        && let Ok(site) = ObjectName::new(name.namespace(), &vm.spec.site_ref.name)
-    {
-        context.touch_waiting(&site);
-    }
     if quiet::is_worth_writing(&last, &status, age)
         && let Err(fault) = context
             .vm_status
@@ -105,7 +99,27 @@ pub async fn reconcile(
         tracing::warn!(vm = %name, %fault, "the status is written later");
         return Outcome::Again(Action::requeue(SOON));
     }
+    tell_others(vm, name, context, &last, &status);
     Outcome::Again(again(step, acted, memory))
+}
+
+/// Has the site looked at again, which counts its VMs, and the VMs that wait for this one's first copy to end.
+fn tell_others(
+    vm: &ProtectedVM,
+    name: &ObjectName,
+    context: &Context,
+    last: &ProtectedVMStatus,
+    status: &ProtectedVMStatus,
+) {
+    let Ok(site) = ObjectName::new(name.namespace(), &vm.spec.site_ref.name) else {
+        return;
+    };
+    if (last.state, last.health) != (status.state, status.health) {
+        context.sites.touch(&site);
+    }
+    if last.recovery_points.is_none() && status.recovery_points.is_some() {
+        context.touch_waiting(&site);
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
