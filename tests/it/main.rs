@@ -6,4 +6,5 @@ mod blob;
 mod connection;
 mod formats;
 mod lab_tools;
+mod protection;
 mod replication;
