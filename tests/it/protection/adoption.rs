@@ -29,7 +29,7 @@ async fn protected() -> (World, Host, String) {
 /// sequences of its own, and a new chain.
 async fn only_changes_followed(world: &World, replica: &str, before: &Manifest) {
     let after = until("another recovery point", async || {
-        let manifest = world.manifest(replica).await;
+        let manifest = world.manifest(replica).await?;
         (manifest.points.len() > before.points.len()).then_some(manifest)
     })
     .await;
@@ -43,7 +43,7 @@ async fn only_changes_followed(world: &World, replica: &str, before: &Manifest) 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rebuilt_cluster_stands_back_until_told_and_then_copies_nothing_again() {
     let (mut world, _host, replica) = protected().await;
-    let before = world.manifest(&replica).await;
+    let before = world.manifest(&replica).await.unwrap();
 
     world.stage.rebuild_cluster(&values()).await.unwrap();
     let _controller = world.stage.controller("c1").await.unwrap();
@@ -61,7 +61,10 @@ async fn a_rebuilt_cluster_stands_back_until_told_and_then_copies_nothing_again(
         ready.is_some_and(|ready| ready.reason == "ManagedByAnotherCluster")
     };
     world.until_status("web", "stalled", stalled).await;
-    assert_eq!(world.manifest(&replica).await.writer, before.writer);
+    assert_eq!(
+        world.manifest(&replica).await.unwrap().writer,
+        before.writer
+    );
 
     let annotation = said
         .split_whitespace()
@@ -79,7 +82,7 @@ async fn a_rebuilt_cluster_stands_back_until_told_and_then_copies_nothing_again(
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_that_has_lost_its_folder_goes_on_with_the_changes() {
     let (world, mut host, replica) = protected().await;
-    let before = world.manifest(&replica).await;
+    let before = world.manifest(&replica).await.unwrap();
 
     host.kill_agent();
     std::fs::remove_dir_all(host.agent_state()).unwrap();

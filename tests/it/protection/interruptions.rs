@@ -2,24 +2,27 @@
 
 use rustix::process::Signal;
 use serde_json::json;
-use site_recovery::api::vm_status::ProtectedVMStatus;
 use site_recovery::units::MIB;
 
 use super::world::{World, machine, protected_vm, until};
 
 /// Slow enough that a copy can be met in its middle.
-const SLOW: &str = "160Mbit";
-const DATA: u64 = 96 * MIB;
+const SLOW: &str = "48Mbit";
+const DATA: u64 = 64 * MIB;
 
 fn slowly(spec: &mut serde_json::Value) {
     spec["bandwidth"] = json!({ "perHost": SLOW });
 }
 
-fn in_mid_copy(status: &ProtectedVMStatus) -> bool {
-    let copied = status.disks.iter().filter_map(|disk| disk.copy.as_ref());
-    copied
-        .map(|copy| copy.percent)
-        .any(|percent| (10..90).contains(&percent))
+/// Waits until a part of the first copy has been applied, and the rest not been sent.
+async fn until_mid_copy(world: &World, vm: &str) {
+    let status = world.until_status(vm, "recorded", |status| status.replica_id.is_some());
+    let replica = status.await.replica_id.unwrap();
+    let applied = until("the first part of the copy", async || {
+        let manifest = world.manifest(&replica).await?;
+        (manifest.last_applied.sequence.value() > 0).then_some(manifest)
+    });
+    assert_eq!(applied.await.points, [], "the copy is over");
 }
 
 /// Seals in an inbox listing.
@@ -100,14 +103,12 @@ async fn a_second_controller_takes_over_in_mid_copy() {
     standby.wait_ready().await.unwrap();
     let mut host = world.host("hv1").await;
     let disks = [("ide:0:0", 256 * MIB), ("ide:0:1", 64 * MIB)];
-    let old = machine(&host, "legacy", &disks, 48 * MIB).await;
+    let old = machine(&host, "legacy", &disks, 32 * MIB).await;
     let observing = world.witness(&host, &old).await;
     host.start_agent().unwrap();
     world.apply(&world.site(&["hv1"], slowly)).await;
     world.apply(&[protected_vm("legacy")]).await;
-    world
-        .until_status("legacy", "in the middle of its copy", in_mid_copy)
-        .await;
+    until_mid_copy(&world, "legacy").await;
 
     leader.process.kill();
     let status = world.until_protected("legacy").await;
@@ -135,9 +136,7 @@ async fn storage_that_dies_in_mid_copy_costs_a_retry() {
     host.start_agent().unwrap();
     world.apply(&world.site(&["hv1"], slowly)).await;
     world.apply(&[protected_vm("web")]).await;
-    world
-        .until_status("web", "in the middle of its copy", in_mid_copy)
-        .await;
+    until_mid_copy(&world, "web").await;
 
     world.stage.azurite.crash().await.unwrap();
     world.stage.azurite.restart().await.unwrap();

@@ -205,11 +205,15 @@ impl World {
         seals
     }
 
-    pub(crate) async fn manifest(&self, replica: &str) -> Manifest {
+    /// How far the data path is; nothing if the replica has not been made yet.
+    pub(crate) async fn manifest(&self, replica: &str) -> Option<Manifest> {
         let container = self.account().container(&format!("sr-r-{replica}"));
         let blob = BlobRef::head("replica.json");
-        let got = container.get(&blob, None, 16 * MIB).await.unwrap();
-        document::decode(&got.bytes).unwrap()
+        match container.get(&blob, None, 16 * MIB).await {
+            Ok(got) => Some(document::decode(&got.bytes).unwrap()),
+            Err(error) if error.is_not_found() => None,
+            Err(error) => panic!("{error}"),
+        }
     }
 
     /// Has what the machine's disks hold at its first barrier looked at.
