@@ -60,12 +60,13 @@ pub async fn reconcile(site: &HyperVSite, context: &Context, memory: &mut SiteMe
     let found = look(site, &name, context, memory).await;
     let unsupported = unsupported::of_site(&site.spec);
     let hosts = hosts(site, &name, context);
+    let listed: Vec<HostName> = hosts.iter().map(|(name, _)| name.clone()).collect();
     let facts = Facts {
         hosts: hosts
             .iter()
             .map(|(name, state)| host(name, state.as_deref()))
             .collect(),
-        refused: refused(&name, context),
+        refused: refused(&name, &listed, context),
         credentials: found.credentials.as_ref().copied(),
         account: found
             .account
@@ -277,9 +278,9 @@ fn host<'a>(name: &HostName, state: Option<&'a HostState>) -> Host<'a> {
     }
 }
 
-/// Agents that were turned away and claim to be of this site.
-fn refused(site: &ObjectName, context: &Context) -> Vec<RefusedAgent> {
-    let mut refused: Vec<RefusedAgent> = context
+/// Agents that were turned away and claim to be of this site, and those of hosts that it does not list.
+fn refused(site: &ObjectName, listed: &[HostName], context: &Context) -> Vec<RefusedAgent> {
+    let turned_away = context
         .registry
         .refused()
         .into_iter()
@@ -290,8 +291,17 @@ fn refused(site: &ObjectName, context: &Context) -> Vec<RefusedAgent> {
                 since: refused.first.into(),
             }),
             Claimant::Host(_) | Claimant::Address(_) => None,
-        })
-        .collect();
+        });
+    let known = context.registry.hosts(site);
+    let unlisted = known.iter().filter_map(|state| match &state.link {
+        Link::Connected { since, .. } if !listed.contains(&state.host) => Some(RefusedAgent {
+            host: state.host.to_string(),
+            reason: "spec.hosts does not list it: add it, or stop its agent".to_owned(),
+            since: (*since).into(),
+        }),
+        Link::Connected { .. } | Link::Lost { .. } => None,
+    });
+    let mut refused: Vec<RefusedAgent> = turned_away.chain(unlisted).collect();
     refused.sort_by(|a, b| a.host.cmp(&b.host));
     refused.truncate(16);
     refused

@@ -1,23 +1,18 @@
 //! What stands in storage is found again by whoever has lost everything else.
 
-use serde_json::{Value, json};
+use site_recovery::api::vm_status::ProtectedVMStatus;
 use site_recovery::lab::stage::host::Host;
 use site_recovery::replica::manifest::Manifest;
 use site_recovery::units::MIB;
 
 use super::world::{World, machine, protected_vm, until, values};
 
-/// Cycles follow each other soon, so that a test sees some.
-fn often(spec: &mut Value) {
-    spec["replicationPolicy"] = json!({ "copyFrequency": "30s" });
-}
-
 async fn protected() -> (World, Host, String) {
     let world = World::new().await;
     let mut host = world.host("hv1").await;
     machine(&host, "web", &[("scsi:0:0", 128 * MIB)], 48 * MIB).await;
     host.start_agent().unwrap();
-    world.apply(&world.site(&["hv1"], often)).await;
+    world.apply(&world.site(&["hv1"], |_| {})).await;
     world.apply(&[protected_vm("web")]).await;
     let controller = world.stage.controller("c0").await.unwrap();
     let status = world.until_protected("web").await;
@@ -25,19 +20,18 @@ async fn protected() -> (World, Host, String) {
     (world, host, status.replica_id.unwrap())
 }
 
-/// Waits for a point that `before` does not have, and checks that only barriers led to it: a copy would have taken
-/// sequences of its own, and a new chain.
-async fn only_changes_followed(world: &World, replica: &str, before: &Manifest) {
-    let after = until("another recovery point", async || {
-        let manifest = world.manifest(replica).await?;
-        (manifest.points.len() > before.points.len()).then_some(manifest)
-    })
-    .await;
-    assert_eq!(after.chain, before.chain);
-    assert!(after.points.starts_with(&before.points));
-    let value = |manifest: &Manifest| usize::try_from(manifest.last_applied.sequence.value());
-    let sequences = value(&after).unwrap() - value(before).unwrap();
-    assert_eq!(sequences, after.points.len() - before.points.len());
+/// Waits until the agent says that it has nothing to copy, and checks that nothing was sent and nothing applied.
+async fn nothing_was_copied(world: &World, replica: &str, before: &Manifest) {
+    let up_to_date = |status: &ProtectedVMStatus| {
+        let mut conditions = status.conditions.iter();
+        let replicating = conditions.find(|condition| condition.type_ == "Replicating");
+        replicating.is_some_and(|replicating| replicating.reason == "UpToDate")
+    };
+    world.until_status("web", "up to date", up_to_date).await;
+    let after = world.manifest(replica).await.unwrap();
+    assert_eq!(after.points, before.points);
+    assert_eq!(after.last_applied, before.last_applied);
+    assert_eq!(world.inbox(replica).await, []);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -47,7 +41,7 @@ async fn a_rebuilt_cluster_stands_back_until_told_and_then_copies_nothing_again(
 
     world.stage.rebuild_cluster(&values()).await.unwrap();
     let _controller = world.stage.controller("c1").await.unwrap();
-    world.apply(&world.site(&["hv1"], often)).await;
+    world.apply(&world.site(&["hv1"], |_| {})).await;
     world.apply(&[protected_vm("web")]).await;
 
     // Whether the other cluster is gone nobody can know but a human.
@@ -56,7 +50,7 @@ async fn a_rebuilt_cluster_stands_back_until_told_and_then_copies_nothing_again(
             status == "True" && said.starts_with("ManagedByAnotherCluster")
         })
         .await;
-    let stalled = |status: &site_recovery::api::vm_status::ProtectedVMStatus| {
+    let stalled = |status: &ProtectedVMStatus| {
         let ready = status.conditions.iter().find(|c| c.type_ == "Ready");
         ready.is_some_and(|ready| ready.reason == "ManagedByAnotherCluster")
     };
@@ -76,7 +70,7 @@ async fn a_rebuilt_cluster_stands_back_until_told_and_then_copies_nothing_again(
     let status = world.until_protected("web").await;
 
     assert_eq!(status.replica_id.as_deref(), Some(replica.as_str()));
-    only_changes_followed(&world, &replica, &before).await;
+    nothing_was_copied(&world, &replica, &before).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -89,6 +83,14 @@ async fn an_agent_that_has_lost_its_folder_goes_on_with_the_changes() {
     host.start_agent().unwrap();
     let _controller = world.stage.controller("c1").await.unwrap();
 
-    only_changes_followed(&world, &replica, &before).await;
+    let log = host.agent().unwrap().log().clone();
+    let resumed = until("the agent to go on", async || {
+        let text = log.text();
+        let resumed = text.lines().find(|line| line.contains("resumes"));
+        resumed.map(str::to_owned)
+    })
+    .await;
+    assert!(resumed.contains("Replicating"), "{resumed}");
+    nothing_was_copied(&world, &replica, &before).await;
     world.until_protected("web").await;
 }
