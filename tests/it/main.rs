@@ -5,5 +5,6 @@
 mod blob;
 mod connection;
 mod formats;
+mod hypervisor;
 mod lab_tools;
 mod replication;
