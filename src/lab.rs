@@ -1,7 +1,8 @@
 //! What the lab is made of. It is shipped: a demonstration, the tests and the benchmarks run the same parts.
 //!
 //! Real: `cluster` (kube-apiserver and etcd), `azurite` (storage), `installed` (the chart, by Helm), obtained by
-//! `tools`. Stand-ins for what cannot run here, which refuse what the real one refuses: `hypervisor`.
+//! `tools`. Stand-ins for what cannot run here, which refuse what the real one refuses: `hypervisor`, and the `guest` in
+//! its machines.
 
 pub mod authority;
 pub mod azurite;

@@ -5,6 +5,7 @@
 mod blob;
 mod connection;
 mod formats;
+mod hypervisor;
 mod lab_tools;
 mod protection;
 mod replication;

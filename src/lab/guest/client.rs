@@ -18,10 +18,12 @@ use crate::lab::nbd::{
     REPLY_HEADER, Request, command, info, option, parse_reply_header, reply,
 };
 use crate::report::Code;
-use crate::units::{ByteRange, to_u64, to_usize};
+use crate::units::{ByteRange, GIB, to_u64, to_usize};
 
 /// Replies to one option that are read before the server is given up.
 const REPLIES_MAX: usize = 64;
+/// What is zeroed by one request: far below what its length can say.
+const ZEROES_MAX: u64 = GIB;
 /// The longest reply to an option: a reason in words.
 const REPLY_MAX: u32 = 64 << 10;
 
@@ -177,6 +179,22 @@ impl Client {
         Ok(())
     }
 
+    /// Makes a range read as zeroes.
+    ///
+    /// # Errors
+    /// As for [`Client::write`].
+    pub fn write_zeroes(&mut self, range: ByteRange) -> Result<(), Error> {
+        const OPERATION: &str = "zero";
+        if range.end() > self.size {
+            return Err(self.beyond(OPERATION, range.start(), range.len()));
+        }
+        for piece in range.split_at_multiples(ZEROES_MAX) {
+            let length = to_usize(piece.len());
+            self.ask(OPERATION, command::WRITE_ZEROES, piece.start(), length, &[])?;
+        }
+        Ok(())
+    }
+
     /// Returns when all that was written before is durable.
     ///
     /// # Errors
@@ -201,12 +219,16 @@ impl Client {
         let length = to_u64(length);
         match ByteRange::at(offset, length) {
             Some(range) if range.end() <= self.size => Ok(()),
-            _ => Err(Error::Beyond {
-                operation,
-                offset,
-                length,
-                size: self.size,
-            }),
+            _ => Err(self.beyond(operation, offset, length)),
+        }
+    }
+
+    const fn beyond(&self, operation: &'static str, offset: u64, length: u64) -> Error {
+        Error::Beyond {
+            operation,
+            offset,
+            length,
+            size: self.size,
         }
     }
 

@@ -111,13 +111,7 @@ fn shape_of(machine: &Machine, slot: &DiskSlot, record: &DiskRecord) -> Result<S
         let error = of_image("examine a disk", &error).on(&machine.home.vm);
         Fault::of(code, &error.of_disk(slot))
     })?;
-    let top = layers.top();
-    Ok(Shape {
-        size: top.virtual_size,
-        logical_sector: top.logical_sector,
-        physical_sector: top.physical_sector,
-        identifier: layers.identifier(),
-    })
+    Ok(Shape::of(&layers))
 }
 
 /// The file system that a file lies on, named after where it is mounted.

@@ -24,7 +24,7 @@ use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use uuid::Uuid;
 
-use crate::formats::{Merge, WritableImage};
+use crate::formats::{self, Merge, WritableImage};
 use crate::host::lab::failure::of_image;
 use crate::host::{Error, Kind, Result};
 use crate::ids::DiskSlot;
@@ -78,6 +78,18 @@ pub(crate) struct Shape {
     pub(crate) logical_sector: u32,
     pub(crate) physical_sector: u32,
     pub(crate) identifier: Option<Uuid>,
+}
+
+impl Shape {
+    pub(crate) fn of(layers: &Layers) -> Self {
+        let top = layers.top();
+        Shape {
+            size: top.virtual_size,
+            logical_sector: top.logical_sector,
+            physical_sector: top.physical_sector,
+            identifier: layers.identifier(),
+        }
+    }
 }
 
 impl Disk {
@@ -183,10 +195,8 @@ impl Disk {
             Live::Closed => Ok(()),
             Live::Open(image) => self.close_live(&mut state, image),
             Live::Merging(merging) => {
-                self.let_go(&mut state);
                 let closed = merging.merge.close();
-                closed.map_err(|error| self.failed("close a disk", &error))?;
-                self.rest(&mut state)
+                self.come_to_rest(&mut state, closed)
             }
         }
     }
@@ -202,10 +212,16 @@ impl Disk {
     }
 
     fn close_live(&self, state: &mut State, image: WritableImage) -> Result<()> {
-        self.let_go(state);
         let closed = image.close();
-        closed.map_err(|error| self.failed("close a disk", &error))?;
-        self.rest(state)
+        self.come_to_rest(state, closed)
+    }
+
+    /// Others may have the files only when it is known how they were left.
+    fn come_to_rest(&self, state: &mut State, closed: formats::Result<()>) -> Result<()> {
+        let closed = closed.map_err(|error| self.failed("close a disk", &error));
+        let rested = closed.and_then(|()| self.rest(state));
+        self.let_go(state);
+        rested
     }
 
     /// Looks at the chain before it is opened for writing: whether it is whole, free, and as we left it.
@@ -239,12 +255,7 @@ impl Disk {
             lose_tracking(&self.home, &self.slot, OPERATION, reason)?;
             state.tracker = None;
         }
-        *lock(&self.shape) = Some(Shape {
-            size: top.virtual_size,
-            logical_sector: top.logical_sector,
-            physical_sector: top.physical_sector,
-            identifier: layers.identifier(),
-        });
+        *lock(&self.shape) = Some(Shape::of(&layers));
         Ok(layers)
     }
 
@@ -302,7 +313,7 @@ impl Disk {
         })
     }
 
-    pub(crate) fn failed(&self, operation: &'static str, error: &crate::formats::Error) -> Error {
+    pub(crate) fn failed(&self, operation: &'static str, error: &formats::Error) -> Error {
         of_image(operation, error).of_disk(&self.slot)
     }
 

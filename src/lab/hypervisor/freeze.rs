@@ -155,7 +155,11 @@ fn hold_barrier(
     for disk in &disks {
         let state = disk.exclusive()?;
         match waiting.remove(&disk.slot) {
-            Some(each) => held.push((each, state)),
+            Some(mut each) => {
+                // A guest's write since then may have cost the disk its tracking: it must not come back with the record.
+                each.next = each.next.filter(|_| state.tracker.is_some());
+                held.push((each, state));
+            }
             None => bystanders.push(state),
         }
     }

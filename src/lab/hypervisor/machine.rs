@@ -215,7 +215,8 @@ pub(crate) fn discard(home: &Home) -> Result<()> {
     let needed = record.images();
     for path in record.discard.iter() {
         // Only what cannot happen stands between a mistake of ours and somebody's disk.
-        if needed.contains(path.as_path()) {
+        let gone = path.parent().is_none_or(|folder| !folder.exists());
+        if gone || needed.contains(path.as_path()) {
             continue;
         }
         let removed = durable::remove(path).map_err(|error| of_durable(OPERATION, &error));

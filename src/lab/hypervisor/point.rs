@@ -33,6 +33,8 @@ use crate::units::ByteRange;
 
 /// Hooks have their own time; this bounds what they may ask for.
 const HOOK_MAX: Duration = Duration::from_secs(600);
+/// Committed points whose cursors are remembered: an agent asks for the last one, and forgets those before.
+const COMMITTED_MAX: usize = 64;
 
 /// Freezes disks into a point of ours.
 pub(crate) fn freeze(
@@ -236,6 +238,8 @@ fn release(
                 point: point.point.id,
                 cursors: cursors.clone(),
             }));
+        let beyond = record.committed.len().saturating_sub(COMMITTED_MAX);
+        record.committed.drain(..beyond);
     })?;
     // Nothing can be undone any more.
     let _ = machine.home.strike(Place::Released, None, operation);

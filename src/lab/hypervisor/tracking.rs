@@ -284,6 +284,8 @@ impl Tracker {
         let header = self.generations.header(open, saved::MAGIC);
         let path = map_path(&self.folder, &self.generations, open);
         saved::write(&path, &header, &self.blocks)?;
+        // Half replaced, its name may be another file's already: bits that are set in the old one then help nobody.
+        self.intent.doubt();
         self.intent = create_intent(&self.folder, &self.generations, open)?;
         Ok(())
     }
