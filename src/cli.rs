@@ -56,6 +56,18 @@ enum Command {
     Lab(lab::Command),
 }
 
+impl Command {
+    /// What is logged where nobody has chosen.
+    fn log_filter(&self) -> &'static str {
+        match self {
+            Command::Controller(_) => telemetry::SERVICE,
+            #[cfg(unix)]
+            Command::Agent(_) | Command::Lab(lab::Command::Hypervisor(_)) => telemetry::SERVICE,
+            _ => telemetry::COMMAND,
+        }
+    }
+}
+
 /// Runs what was typed.
 pub fn run() -> ExitCode {
     let args = Args::parse();
@@ -69,7 +81,7 @@ pub fn run() -> ExitCode {
 }
 
 fn execute(args: Args) -> anyhow::Result<ExitCode> {
-    telemetry::init(args.log_format)?;
+    telemetry::init(args.log_format, args.command.log_filter())?;
     // Whatever needs TLS finds one implementation in the process.
     let installed = rustls::crypto::ring::default_provider().install_default();
     debug_assert!(installed.is_ok(), "nothing ran before");

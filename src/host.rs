@@ -94,7 +94,7 @@ pub struct Disk {
     pub virtual_size: u64,
     pub logical_sector: u32,
     pub physical_sector: u32,
-    /// VHDX VirtualDiskId or VHD unique id; not unique over machines.
+    /// VHDX VirtualDiskId, or the unique id of the first VHD of the chain; not unique over machines.
     pub identifier: Option<Uuid>,
     /// Whether the machine boots from it.
     pub boot: bool,

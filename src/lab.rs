@@ -6,8 +6,14 @@
 pub mod authority;
 pub mod azurite;
 pub mod cluster;
+pub mod demo;
 pub mod examples;
+pub mod guest;
 pub mod hypervisor;
 pub mod installed;
+mod nbd;
 pub mod process;
+pub mod service;
+pub mod stage;
 pub mod tools;
+pub mod verdict;

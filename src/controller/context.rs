@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 
 use crate::api::hyperv_site::{HyperVSite, HyperVSiteStatus};
 use crate::api::protected_vm::ProtectedVM;
-use crate::api::vm_status::ProtectedVMStatus;
+use crate::api::vm_status::{ProtectedVMStatus, ReplicationState};
 use crate::controller::accounts::Opener;
 use crate::controller::events::Events;
 use crate::controller::gateway::Registry;
@@ -76,6 +76,19 @@ impl Context {
     pub fn touch_vms(&self, site: &ObjectName) {
         for vm in self.vms_of(site) {
             if let Some(name) = name_of(vm.as_ref()) {
+                self.vms.touch(&name);
+            }
+        }
+    }
+
+    /// Has those VMs of a site looked at again that wait for a first copy: one has ended.
+    pub fn touch_waiting(&self, site: &ObjectName) {
+        for vm in self.vms_of(site) {
+            let Ok(object) = &vm.0 else { continue };
+            let state = object.status.as_ref().and_then(|status| status.state);
+            if state == Some(ReplicationState::WaitingForInitialReplication)
+                && let Some(name) = name_of(object)
+            {
                 self.vms.touch(&name);
             }
         }

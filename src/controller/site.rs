@@ -302,7 +302,11 @@ fn counts(site: &ObjectName, context: &Context) -> VirtualMachineCounts {
     for vm in context.vms_of(site) {
         let Ok(vm) = &vm.0 else { continue };
         counts.total += 1;
-        let Some(status) = &vm.status else { continue };
+        let (Some(name), Some(found)) = (name_of(vm), &vm.status) else {
+            continue;
+        };
+        // The watch brings what was written a moment later.
+        let (status, _) = context.vm_status.last(&name, found);
         counts.protected += i32::from(status.state == Some(ReplicationState::Protected));
         counts.warning += i32::from(status.health == Some(Health::Warning));
         counts.critical += i32::from(status.health == Some(Health::Critical));

@@ -99,7 +99,27 @@ pub async fn reconcile(
         tracing::warn!(vm = %name, %fault, "the status is written later");
         return Outcome::Again(Action::requeue(SOON));
     }
+    tell_others(vm, name, context, &last, &status);
     Outcome::Again(again(step, acted, memory))
+}
+
+/// Has the site looked at again, which counts its VMs, and the VMs that wait for this one's first copy to end.
+fn tell_others(
+    vm: &ProtectedVM,
+    name: &ObjectName,
+    context: &Context,
+    last: &ProtectedVMStatus,
+    status: &ProtectedVMStatus,
+) {
+    let Ok(site) = ObjectName::new(name.namespace(), &vm.spec.site_ref.name) else {
+        return;
+    };
+    if (last.state, last.health) != (status.state, status.health) {
+        context.sites.touch(&site);
+    }
+    if last.recovery_points.is_none() && status.recovery_points.is_some() {
+        context.touch_waiting(&site);
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -84,6 +84,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether storage has no such container or blob.
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Error::Storage { source, .. } if source.is_not_found())
+    }
+
     pub fn code(&self) -> Code {
         match self {
             Error::Storage { source, .. } => source.code(),

@@ -63,7 +63,15 @@ impl Worker {
     }
 
     async fn try_step(&mut self) -> Result<Step, Error> {
-        let inbox = Inbox::list(&self.store).await?;
+        let inbox = match Inbox::list(&self.store).await {
+            Ok(inbox) => inbox,
+            // A replica that is recorded and not created yet has neither containers nor manifest.
+            Err(error) if error.is_not_found() && self.store.load().await?.is_none() => {
+                (self.held, self.seen) = (None, None);
+                return Ok(Step::Idle);
+            }
+            Err(error) => return Err(error),
+        };
         let held = match self.held.take() {
             Some(held) => held,
             None => match self.idle_or_taken_over(&inbox).await? {

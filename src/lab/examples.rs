@@ -6,6 +6,7 @@
 use serde::Deserialize as _;
 use serde_json::{Value, json};
 
+use crate::ids::ObjectName;
 use crate::secret::Secret;
 
 const SITE: &str = include_str!("../../examples/site.yaml");
@@ -34,6 +35,13 @@ pub fn manifests(storage: Storage<'_>) -> Vec<Value> {
     objects.extend(documents(SITE).map(|site| with_storage(site, storage)));
     objects.extend(documents(PROTECTED_VMS));
     objects
+}
+
+/// The site of the examples, in `namespace`.
+pub fn site(namespace: &str) -> ObjectName {
+    let site = documents(SITE).next().expect("the example is not empty");
+    let name = site["metadata"]["name"].as_str().unwrap_or_default();
+    ObjectName::new(namespace, name).expect("the API server takes the example")
 }
 
 fn with_storage(mut site: Value, storage: Storage<'_>) -> Value {

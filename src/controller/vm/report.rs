@@ -190,10 +190,15 @@ fn moving(facts: &Facts<'_>) -> Verdict {
             "waits for the hour at which the site's policy starts first copies".to_owned(),
         ),
         Step::Nothing(Why::Suspended) => return suspended(),
-        Step::Nothing(Why::Copying) => (
-            "InitialReplication",
-            "the disks are being copied to Azure".to_owned(),
-        ),
+        // What the agent is told anew in mid-copy does not begin it anew.
+        Step::Nothing(Why::Copying) | Step::Describe | Step::Relate
+            if state(seen, facts.step) == ReplicationState::InitialReplication =>
+        {
+            (
+                "InitialReplication",
+                "the disks are being copied to Azure".to_owned(),
+            )
+        }
         Step::Retain => (
             "Deleting",
             "replication on the host is being ended; the replica stays".to_owned(),

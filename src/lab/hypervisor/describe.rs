@@ -116,7 +116,7 @@ fn shape_of(machine: &Machine, slot: &DiskSlot, record: &DiskRecord) -> Result<S
         size: top.virtual_size,
         logical_sector: top.logical_sector,
         physical_sector: top.physical_sector,
-        identifier: top.identifier,
+        identifier: layers.identifier(),
     })
 }
 

@@ -243,7 +243,7 @@ impl Disk {
             size: top.virtual_size,
             logical_sector: top.logical_sector,
             physical_sector: top.physical_sector,
-            identifier: top.identifier,
+            identifier: layers.identifier(),
         });
         Ok(layers)
     }

@@ -27,6 +27,11 @@ impl Layers {
         &self.0[0]
     }
 
+    /// The disk's id, which checkpoints do not change: every child of a VHD has an id of its own.
+    pub(crate) fn identifier(&self) -> Option<Uuid> {
+        self.0.last().and_then(|root| root.identifier)
+    }
+
     pub(crate) fn paths(&self) -> impl Iterator<Item = &Path> {
         self.0.iter().map(|info| info.path.as_path())
     }

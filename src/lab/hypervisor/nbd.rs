@@ -6,10 +6,9 @@
 //! ```
 //! Several connections to one disk see each other's writes, and a flush on one covers them all. What a peer sends is
 //! hostile: lengths are checked before anything is allocated for them, and whoever does not keep to the protocol is cut
-//! off. Specification: NetworkBlockDevice/nbd, `doc/proto.md`.
+//! off. Specification and numbers: [`crate::lab::nbd`].
 
 mod handshake;
-mod protocol;
 mod session;
 
 use std::io::{self, BufReader};

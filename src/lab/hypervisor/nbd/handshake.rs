@@ -2,11 +2,11 @@
 
 use std::io::{self, Read, Write};
 
-use crate::lab::hypervisor::nbd::protocol::{
+use crate::lab::hypervisor::nbd::{Absent, Export, Exports};
+use crate::lab::nbd::{
     FIXED_NEWSTYLE, MAGIC, NAME_MAX, NO_ZEROES, OPTION_MAGIC, OPTION_REPLY_MAGIC, PAYLOAD_MAX,
     TRANSMISSION_FLAGS, info, option, reply,
 };
-use crate::lab::hypervisor::nbd::{Absent, Export, Exports};
 use crate::units::{to_u64, to_usize};
 
 /// Options that a client may try before it is cut off.

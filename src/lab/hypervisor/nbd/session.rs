@@ -2,10 +2,10 @@
 
 use std::io::{self, Read, Write};
 
-use crate::lab::hypervisor::nbd::protocol::{
+use crate::lab::hypervisor::nbd::{Export, Refusal};
+use crate::lab::nbd::{
     FUA, NO_HOLE, PAYLOAD_MAX, REPLY_HEADER, REQUEST_HEADER, Request, command, errno, reply_header,
 };
-use crate::lab::hypervisor::nbd::{Export, Refusal};
 use crate::units::{ByteRange, MIB, to_usize};
 
 /// The buffer that a connection keeps between requests; a larger one goes after the request that needed it.
