@@ -3,7 +3,10 @@
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod blob;
+mod chart;
 mod connection;
+mod crds;
 mod formats;
 mod lab_tools;
 mod replication;
+mod shared_cluster;
