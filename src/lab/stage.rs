@@ -151,6 +151,24 @@ impl Stage {
         Ok(stage)
     }
 
+    /// Loses the cluster with everything that it knew, and sets up a new one with the chart: nothing but storage and
+    /// hosts is left of before. Controllers that run go on talking to nobody.
+    ///
+    /// # Errors
+    /// If the new cluster does not start, or does not take the chart.
+    pub async fn rebuild_cluster(&mut self, values: &Value) -> Result<(), Error> {
+        self.cluster.kill_api_server();
+        self.cluster.kill_etcd();
+        let objects = self.cluster.folder().join("etcd");
+        std::fs::remove_dir_all(&objects).map_err(file_error("remove", &objects))?;
+        self.cluster.restart().await?;
+        self.client = self.cluster.client().await?;
+        self.release =
+            Installed::install(&self.cluster, RELEASE_NAMESPACE, RELEASE, values).await?;
+        let validity = Validity::around(Timestamp::now(), Duration::from_secs(3600), VALID);
+        self.certify_gateway(validity).await
+    }
+
     pub fn folder(&self) -> &Path {
         &self.folder
     }

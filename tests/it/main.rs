@@ -8,5 +8,6 @@ mod connection;
 mod crds;
 mod formats;
 mod lab_tools;
+mod protection;
 mod replication;
 mod shared_cluster;
