@@ -29,3 +29,6 @@ check: ## Format, lints, dependencies
 crds: ## Write the CustomResourceDefinitions to crds/ and into the chart
 	$(CARGO) run --locked --quiet -- crds --output crds
 	$(CARGO) run --locked --quiet -- crds --output charts/site-recovery/files/crds
+
+image: ## Make the container image, without a container engine: target/image/site-recovery.tar
+	CARGO=$(CARGO) .ci/image

@@ -1,7 +1,7 @@
 //! The CustomResourceDefinitions, as they are installed.
 //!
-//! What kube derives is changed in three ways: `nullable` goes from the spec (an absent field is the only way to say
-//! nothing), a new object's status says that nothing has been observed, and what Helm shall keep is marked by the chart.
+//! What kube derives is changed in three ways: `nullable` goes (an absent field is the only way to say nothing), a new
+//! object's status says that nothing has been observed, and descriptions are not broken where our source lines are.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
@@ -46,8 +46,10 @@ fn finished(
         .flatten()
     {
         let properties = &mut version["schema"]["openAPIV3Schema"]["properties"];
-        strip_nullable(&mut properties["spec"]);
-        strip_nullable(&mut properties["status"]);
+        for part in ["spec", "status"] {
+            strip_nullable(&mut properties[part]);
+            join_lines(&mut properties[part]);
+        }
         properties["status"]["default"] = json!({ "observedGeneration": -1, "conditions": [] });
     }
     serde_json::from_value(value)
@@ -64,9 +66,75 @@ fn strip_nullable(schema: &mut Value) {
     }
 }
 
+/// Has the reader's terminal break the lines of every description; an empty line still parts paragraphs.
+fn join_lines(schema: &mut Value) {
+    match schema {
+        Value::Object(fields) => {
+            for (name, field) in fields {
+                match field {
+                    Value::String(text) if name == "description" => {
+                        let paragraphs: Vec<String> = text
+                            .split("\n\n")
+                            .map(|paragraph| paragraph.replace('\n', " "))
+                            .collect();
+                        *text = paragraphs.join("\n\n");
+                    }
+                    other => join_lines(other),
+                }
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(join_lines),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The paths of all properties below `schema` that nothing explains.
+    fn unexplained(path: &str, schema: &Value, found: &mut Vec<String>) {
+        for (name, property) in schema["properties"].as_object().into_iter().flatten() {
+            let path = format!("{path}.{name}");
+            let words = property["description"].as_str().unwrap_or_default();
+            if words.trim().is_empty() {
+                found.push(path.clone());
+            }
+            unexplained(&path, property, found);
+        }
+        for nested in ["items", "additionalProperties"] {
+            if schema[nested].is_object() {
+                unexplained(path, &schema[nested], found);
+            }
+        }
+    }
+
+    #[test]
+    fn kubectl_explains_every_field() {
+        let mut found = Vec::new();
+        for definition in all().unwrap() {
+            let value = serde_json::to_value(&definition).unwrap();
+            let schema = &value["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+            assert!(schema["description"].is_string());
+            for part in ["spec", "status"] {
+                let path = format!(
+                    "{}.{part}",
+                    definition.spec.names.singular.as_deref().unwrap()
+                );
+                unexplained(&path, &schema["properties"][part], &mut found);
+            }
+        }
+        assert!(found.is_empty(), "without a description: {found:?}");
+    }
+
+    #[test]
+    fn a_description_keeps_its_paragraphs_and_loses_its_line_breaks() {
+        let mut schema =
+            json!({ "properties": { "description": { "description": "a\nb\n\nc\nd" } } });
+        join_lines(&mut schema);
+        let expected = json!({ "properties": { "description": { "description": "a b\n\nc d" } } });
+        assert_eq!(schema, expected);
+    }
 
     #[test]
     fn each_definition_stays_far_below_what_kubectl_apply_can_carry() {

@@ -141,6 +141,7 @@ pub struct DiskStatus {
     /// Copying, Applying, Consistent: what the page blob holds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub head: Option<String>,
+    /// How far the current copy of the disk is. Absent when none runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub copy: Option<CopyProgress>,
 }

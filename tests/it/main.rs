@@ -3,9 +3,12 @@
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod blob;
+mod chart;
 mod connection;
+mod crds;
 mod formats;
 mod hypervisor;
 mod lab_tools;
 mod protection;
 mod replication;
+mod shared_cluster;

@@ -159,11 +159,15 @@ fn conditions(facts: &Facts<'_>) -> Vec<Said> {
 
 fn ready(facts: &Facts<'_>) -> Said {
     let parts = [owner(facts), credentials(facts), reachable(facts)];
-    if let Some(part) = parts.into_iter().find(|part| part.status != Status::True) {
+    // What failed, before what is unknown because of it.
+    let worst = [Status::False, Status::Unknown]
+        .into_iter()
+        .find_map(|status| parts.iter().find(|part| part.status == status));
+    if let Some(part) = worst {
         return Said {
             type_: types::READY,
             status: Status::False,
-            ..part
+            ..part.clone()
         };
     }
     if !facts.hosts.iter().any(is_connected) {
@@ -430,6 +434,31 @@ mod tests {
         assert_eq!(
             (status.as_str(), reconciling, stalled),
             ("False", true, false)
+        );
+    }
+
+    #[test]
+    fn what_failed_is_said_rather_than_what_is_unknown_because_of_it() {
+        let missing = Fault::new(Code::Configuration, "the Secret is not there");
+        let facts = Facts {
+            credentials: Err(&missing),
+            account: None,
+            owner: Owner::Unknown,
+            ..usable()
+        };
+        assert_eq!(
+            ready_of(&facts),
+            expected("False", "Configuration", false, true)
+        );
+        let unreachable = Fault::new(Code::StorageUnreachable, "dns");
+        let facts = Facts {
+            account: Some(Err(&unreachable)),
+            owner: Owner::Unknown,
+            ..usable()
+        };
+        assert_eq!(
+            ready_of(&facts),
+            expected("False", "StorageUnreachable", true, false)
         );
     }
 
