@@ -5,6 +5,7 @@
 mod architecture;
 mod blob;
 mod connection;
+mod corpus;
 mod formats;
 mod lab_tools;
 mod replication;
