@@ -170,7 +170,8 @@ impl Sequence {
     /// The sequence after this one.
     ///
     /// # Panics
-    /// After 2⁶⁴ sequences, which no replica lives to see.
+    /// After 2⁶⁴ sequences, which no replica lives to see. The last one is no sequence when it is read, so that there is
+    /// one after whatever was.
     #[must_use]
     pub const fn next(self) -> Self {
         Sequence(
@@ -187,9 +188,9 @@ impl fmt::Display for Sequence {
     }
 }
 
-/// A sequence number that is not 16 lower-case hexadecimal digits.
+/// A sequence number that is not 16 lower-case hexadecimal digits, or the last one of these.
 #[derive(Debug, thiserror::Error)]
-#[error("`{0}` is not a sequence: 16 lower-case hexadecimal digits")]
+#[error("`{0}` is not a sequence: 16 lower-case hexadecimal digits, not all of them f")]
 pub struct NotASequence(String);
 
 impl FromStr for Sequence {
@@ -199,7 +200,7 @@ impl FromStr for Sequence {
         let digits =
             text.len() == 16 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
         match u64::from_str_radix(text, 16) {
-            Ok(value) if digits => Ok(Sequence(value)),
+            Ok(value) if digits && value < u64::MAX => Ok(Sequence(value)),
             Ok(_) | Err(_) => Err(NotASequence(text.chars().take(64).collect())),
         }
     }
@@ -331,6 +332,7 @@ mod tests {
             "000000000000002A",
             "+00000000000002a",
             "000000000000002g",
+            "ffffffffffffffff",
             "",
         ] {
             assert!(wrong.parse::<Sequence>().is_err(), "{wrong}");

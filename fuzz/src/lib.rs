@@ -8,7 +8,13 @@
 //! ```
 //! No function here asserts merely that nothing panics. What opens must read, what decodes must mean the same when it is
 //! encoded again, what is said twice must be the same twice, and what is called zero must be zero. Memory and time are
-//! bounded by the fuzzer's limits (README.md), and for images by a budget of bytes ([`sparse`]).
+//! bounded by the fuzzer's limits, and for images by a budget of bytes ([`sparse`]).
+//!
+//! ```text
+//! cargo +nightly fuzz run vhdx fuzz/corpus/vhdx fuzz/seeds/vhdx -- -rss_limit_mb=1024 -timeout=10 -max_len=65536
+//! cargo +nightly fuzz tmin vhdx fuzz/artifacts/vhdx/crash-…      then: keep it as fuzz/seeds/vhdx/found-<what it is>
+//! SEEDS=write cargo test --test it corpus                        after a change of what `seeds` makes
+//! ```
 //!
 //! The modules name each other by `super`, because the tests take them in as a module of theirs.
 

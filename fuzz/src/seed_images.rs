@@ -88,6 +88,10 @@ pub fn vhd() -> Vec<Named> {
 }
 
 /// Seeds of the target `vhdx`.
+#[expect(
+    clippy::too_many_lines,
+    reason = "a list of seeds is read line by line"
+)]
 pub fn vhdx() -> Vec<Named> {
     let maker = Maker::vhdx(Allocation::Dynamic, 3 * MIB + 4 * KIB);
     let dynamic = maker.base(|disk| disk.write_at(MIB - 3, b"over two blocks"));
@@ -328,10 +332,15 @@ fn numbered(mut file: Sparse, number: u128) -> Sparse {
             }
         }
     }
-    let places = [64 * KIB, 128 * KIB]
-        .into_iter()
-        .chain((0..256).map(|sector| MIB + 4096 * sector));
-    for place in places {
+    let sectors = || (0..256).map(|sector| MIB + 4096 * sector);
+    // A closed file's headers name no log any more, its old entries still do.
+    for entry in sectors().filter(|entry| file.get(*entry, 4) == b"loge") {
+        let guid = file.get(entry + 32, 16);
+        if !guids.contains(&guid) {
+            guids.push(guid);
+        }
+    }
+    for place in [64 * KIB, 128 * KIB].into_iter().chain(sectors()) {
         for (guid, more) in guids.iter().zip(1..) {
             for field in [16, 32, 48] {
                 if file.get(place + field, 16) == *guid {

@@ -12,7 +12,8 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use site_recovery::formats::file::{ImageFile, Source};
+use site_recovery::formats::file::ImageFile;
+use site_recovery::formats::source::Source;
 use site_recovery::units::{MIB, to_u64, to_usize};
 
 use super::input::Input;

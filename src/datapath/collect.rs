@@ -1,7 +1,8 @@
 //! Removes what a cycle that did not finish left behind: snapshots and chunk tables that no manifest names.
 //!
 //! It lists first and reads the manifest afterwards, so that what is published meanwhile is seen as named. Only what is
-//! of this owner or an earlier one, and not newer than what was applied, goes.
+//! of this owner or an earlier one, and not newer than what was applied, goes: an owner that was replaced collects
+//! nothing, because a folded table of its successor looks like garbage until it is published.
 
 use std::collections::BTreeSet;
 
@@ -14,16 +15,17 @@ use crate::datapath::cycle::{META_GENERATION, META_REPLICA, META_SEQUENCE};
 use crate::datapath::store::Store;
 use crate::replica::manifest::Manifest;
 use crate::replica::names;
-use crate::units::Sequence;
+use crate::units::{Generation, Sequence};
 
 /// The most blobs and snapshots that are listed: 260 disks with all points, and the tables.
 const LISTED_MAX: u64 = 10_000_000;
 
-/// Removes what nobody names: how many blobs and snapshots that were.
+/// Removes what nobody names, for the owner of generation `owner`: how many blobs and snapshots that were.
 ///
 /// # Errors
-/// If storage cannot be listed, the manifest not be read, or something not be deleted.
-pub async fn collect(store: &Store) -> Result<usize, Error> {
+/// [`Error::Fenced`] if there is another owner by now; else if storage cannot be listed, the manifest not be read, or
+/// something not be deleted.
+pub async fn collect(store: &Store, owner: Generation) -> Result<usize, Error> {
     let include = Include {
         snapshots: true,
         metadata: true,
@@ -33,6 +35,9 @@ pub async fn collect(store: &Store) -> Result<usize, Error> {
     let Some(held) = store.load().await? else {
         return Ok(0);
     };
+    if held.manifest.writer.generation != owner {
+        return Err(store.fenced());
+    }
     let snapshots = unnamed_snapshots(&held.manifest, &disks);
     let garbage: Vec<BlobRef> = snapshots
         .into_iter()

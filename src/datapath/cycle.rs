@@ -233,7 +233,7 @@ async fn write_log(
     let writes = futures::stream::iter(writes).map(|write| {
         store
             .replica
-            .put_pages(&blob, write.offset, write.data, fence)
+            .put_pages(&blob, write.offset, write.data(), fence)
     });
     let writes: Result<(), _> = writes.buffer_unordered(WRITES).try_collect().await;
     writes.map_err(store.storage("write pages"))?;

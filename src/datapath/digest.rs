@@ -3,6 +3,9 @@
 //! Records are laid over each other, the later one counting; neighbours are joined into writes of at most 4 MiB, zero
 //! runs become clears. What is known of the chunks afterwards comes out as runs of the chunk table: a chunk that the log
 //! covers wholly has its hash, one that it touches has not.
+//!
+//! Memory is in proportion to the log, whatever it says of the disk: zeroes of any length are one run, and a write is
+//! put together only when it is its turn.
 
 use std::collections::BTreeMap;
 use std::io::Cursor;
@@ -11,7 +14,7 @@ use bytes::{Bytes, BytesMut};
 
 use crate::hrl::{Content, Error, LogReader};
 use crate::replica::table::{Run, States};
-use crate::units::{ByteRange, CHUNK, MIB, is_zero, to_u64, to_usize};
+use crate::units::{ByteRange, CHUNK, MIB, is_zero, to_usize};
 
 /// The most bytes that one Put Page takes.
 const WRITE_MAX: u64 = 4 * MIB;
@@ -28,14 +31,17 @@ pub struct Digested {
     pub chunks: Vec<Run>,
 }
 
+/// One write of at most 4 MiB.
 #[derive(Debug, PartialEq, Eq)]
 pub struct PageWrite {
     pub offset: u64,
-    pub data: Bytes,
+    log: Bytes,
+    /// What makes it, without gaps; at least one.
+    pieces: Vec<Piece>,
 }
 
 /// A stretch of the disk and where its content comes from.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Piece {
     range: ByteRange,
     /// Position in the log, or zeroes.
@@ -72,7 +78,11 @@ pub fn digest(log: &Bytes) -> Result<Digested, Error> {
     };
     for stretch in stretches(&pieces) {
         for window in windows(stretch) {
-            digested.writes.push(write_of(log, &window));
+            digested.writes.push(PageWrite {
+                offset: window[0].range.start(),
+                log: log.clone(),
+                pieces: window,
+            });
         }
     }
     digested.clears = clears(&pieces);
@@ -190,33 +200,28 @@ fn windows(stretch: Vec<Piece>) -> Vec<Vec<Piece>> {
     windows
 }
 
-/// One write: a slice of the log where one piece makes it, a copy where several do.
-fn write_of(log: &Bytes, window: &[Piece]) -> PageWrite {
-    let offset = window[0].range.start();
-    if let [
-        Piece {
-            range,
-            data: Some(position),
-        },
-    ] = window
-    {
-        let from = to_usize(*position);
-        return PageWrite {
-            offset,
-            data: log.slice(from..from + to_usize(range.len())),
-        };
-    }
-    let length = window.iter().map(|piece| piece.range.len()).sum();
-    let mut data = BytesMut::with_capacity(to_usize(length));
-    for piece in window {
-        match content(log, piece, piece.range) {
-            Some(bytes) => data.extend_from_slice(bytes),
-            None => data.resize(data.len() + to_usize(piece.range.len()), 0),
+impl PageWrite {
+    /// What is written: a slice of the log where one piece makes it, a copy where several do.
+    pub fn data(&self) -> Bytes {
+        if let [
+            Piece {
+                range,
+                data: Some(position),
+            },
+        ] = self.pieces[..]
+        {
+            let from = to_usize(position);
+            return self.log.slice(from..from + to_usize(range.len()));
         }
-    }
-    PageWrite {
-        offset,
-        data: data.freeze(),
+        let length = self.pieces.iter().map(|piece| piece.range.len()).sum();
+        let mut data = BytesMut::with_capacity(to_usize(length));
+        for piece in &self.pieces {
+            match content(&self.log, piece, piece.range) {
+                Some(bytes) => data.extend_from_slice(bytes),
+                None => data.resize(data.len() + to_usize(piece.range.len()), 0),
+            }
+        }
+        data.freeze()
     }
 }
 
@@ -231,18 +236,45 @@ fn known_chunks(log: &Bytes, pieces: &[Piece], disk_size: u64) -> Vec<Run> {
     let mut runs: Vec<Run> = Vec::new();
     let mut chunk: Option<OpenChunk> = None;
     for piece in pieces {
-        for part in piece.range.split_at_multiples(CHUNK) {
-            let index = part.start() / CHUNK;
-            if chunk.as_ref().is_none_or(|open| open.index != index) {
-                runs.extend(chunk.take().map(OpenChunk::close));
-                chunk = Some(OpenChunk::new(index, disk_size));
+        let zero = zero_chunks(piece, disk_size);
+        let (before, rest) = piece.range.split_at(zero.start() - piece.range.start());
+        let (_, after) = rest.split_at(zero.len());
+        let parts = [before, after];
+        for (part, follows) in parts.into_iter().zip([zero, ByteRange::to(0)]) {
+            for part in part.split_at_multiples(CHUNK) {
+                let index = part.start() / CHUNK;
+                if chunk.as_ref().is_none_or(|open| open.index != index) {
+                    runs.extend(chunk.take().map(OpenChunk::close));
+                }
+                let open = chunk.get_or_insert_with(|| OpenChunk::new(index, disk_size));
+                open.add(part, content(log, piece, part));
             }
-            let open = chunk.as_mut().expect("it was opened above");
-            open.add(part, content(log, piece, part));
+            if !follows.is_empty() {
+                runs.extend(chunk.take().map(OpenChunk::close));
+                runs.push(Run {
+                    first: follows.start() / CHUNK,
+                    states: States::Zero(follows.len().div_ceil(CHUNK)),
+                });
+            }
         }
     }
     runs.extend(chunk.map(OpenChunk::close));
     runs
+}
+
+/// The whole chunks that a piece makes zero; empty, at the piece's end, if it makes none.
+fn zero_chunks(piece: &Piece, disk_size: u64) -> ByteRange {
+    let (start, end) = (piece.range.start(), piece.range.end());
+    let first = start.checked_next_multiple_of(CHUNK).unwrap_or(end);
+    // The disk's last chunk may be short.
+    let last = if end == disk_size {
+        end
+    } else {
+        end - end % CHUNK
+    };
+    ByteRange::new(first, last)
+        .filter(|_| piece.data.is_none())
+        .unwrap_or(ByteRange::at(end, 0).expect("an empty range fits everywhere"))
 }
 
 /// A chunk whose parts are being gathered, in ascending order.
@@ -306,7 +338,7 @@ impl OpenChunk {
 }
 
 /// Joins what several logs of one disk say of its chunks; a chunk that two of them write to is touched. The logs'
-/// ranges do not overlap, and `parts` ascends by them.
+/// ranges do not overlap, and `parts` ascends by them: what two of them write to is at most one chunk.
 pub fn join_chunks(parts: impl IntoIterator<Item = Vec<Run>>) -> Vec<Run> {
     let mut joined: Vec<Run> = Vec::new();
     for run in parts.into_iter().flatten() {
@@ -316,15 +348,6 @@ pub fn join_chunks(parts: impl IntoIterator<Item = Vec<Run>>) -> Vec<Run> {
         }
     }
     joined
-}
-
-/// Bytes of all writes.
-pub fn written(digested: &Digested) -> u64 {
-    digested
-        .writes
-        .iter()
-        .map(|write| to_u64(write.data.len()))
-        .sum()
 }
 
 #[cfg(test)]

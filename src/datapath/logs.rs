@@ -1,7 +1,10 @@
-//! Fetches the logs of a seal and makes sure that they are what the seal says, before a single page is written.
+//! Fetches the logs of a seal and makes sure that they are what the seal says, before a single page is written: whole,
+//! of a disk of that size, and without a record outside of their range, on which the plan of a cycle relies.
 //!
 //! A seal of a copy fits in memory and is fetched once. A larger one is verified log by log first, and fetched again as
 //! it is applied: memory stays bounded whatever a delta weighs.
+
+use std::io::Cursor;
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
@@ -9,7 +12,8 @@ use futures::{StreamExt, TryStreamExt};
 use crate::blob::names::BlobRef;
 use crate::datapath::Error;
 use crate::datapath::store::Store;
-use crate::ids::DiskId;
+use crate::hrl::{self, LogReader};
+use crate::ids::{DiskId, ReplicaId};
 use crate::replica::Digest;
 use crate::replica::names;
 use crate::replica::seal::{Encoding, LOG_MAX, Seal, SealedLog};
@@ -32,7 +36,16 @@ pub struct Verified {
 pub enum Logs {
     Kept(Vec<Verified>),
     /// Too much to keep: they are fetched, and verified, again.
-    Known(Vec<(DiskId, SealedLog)>),
+    Known(Vec<Expected>),
+}
+
+/// A log as its seal describes it.
+#[derive(Clone, Debug)]
+pub struct Expected {
+    disk: DiskId,
+    /// Bytes of the disk.
+    size: u64,
+    log: SealedLog,
 }
 
 /// Verifies all logs of a seal.
@@ -40,10 +53,16 @@ pub enum Logs {
 /// # Errors
 /// The first log that is missing or other than the seal says.
 pub async fn verify(store: &Store, seal: &Seal) -> Result<Logs, Error> {
-    let logs: Vec<(DiskId, SealedLog)> = seal
+    let logs: Vec<Expected> = seal
         .disks
         .iter()
-        .flat_map(|disk| disk.logs.iter().map(|log| (disk.disk.clone(), log.clone())))
+        .flat_map(|disk| {
+            disk.logs.iter().map(|log| Expected {
+                disk: disk.disk.clone(),
+                size: disk.size,
+                log: log.clone(),
+            })
+        })
         .collect();
     let keep = seal.length() <= KEPT_MAX;
     let fetched = fetch(store, seal.sequence, logs.clone());
@@ -58,17 +77,18 @@ pub async fn verify(store: &Store, seal: &Seal) -> Result<Logs, Error> {
 pub fn fetch(
     store: &Store,
     sequence: Sequence,
-    logs: Vec<(DiskId, SealedLog)>,
+    logs: Vec<Expected>,
 ) -> impl futures::Stream<Item = Result<Verified, Error>> + Send + use<'_> {
-    let fetches = logs.into_iter().map(move |(disk, log)| async move {
-        let bytes = fetch_one(store, sequence, &log).await?;
+    let fetches = logs.into_iter().map(move |expected| async move {
+        let bytes = fetch_one(store, sequence, &expected).await?;
+        let disk = expected.disk;
         Ok(Verified { disk, bytes })
     });
     futures::stream::iter(fetches).buffered(FETCHES)
 }
 
-async fn fetch_one(store: &Store, sequence: Sequence, log: &SealedLog) -> Result<Bytes, Error> {
-    let name = names::log(sequence, &log.log);
+async fn fetch_one(store: &Store, sequence: Sequence, expected: &Expected) -> Result<Bytes, Error> {
+    let name = names::log(sequence, &expected.log.log);
     let got = store.inbox.get(&BlobRef::head(&name), None, LOG_MAX).await;
     let stored = match got {
         Ok(got) => got.bytes,
@@ -82,34 +102,37 @@ async fn fetch_one(store: &Store, sequence: Sequence, log: &SealedLog) -> Result
         }
         Err(error) => return Err(store.storage("read a log")(error)),
     };
-    let (replica, log) = (store.id.clone(), log.clone());
-    let opened =
-        tokio::task::spawn_blocking(move || open(&stored, &log, &name).map_err(|e| e.of(replica)));
+    let (replica, expected) = (store.id.clone(), expected.clone());
+    let opened = tokio::task::spawn_blocking(move || {
+        let opened = open(&stored, &expected.log).and_then(|bytes| {
+            check_records(&bytes, &expected)?;
+            Ok(bytes)
+        });
+        opened.map_err(|refused| refused.of(replica, name))
+    });
     opened.await.map_err(|_| Error::Aborted {
         what: "the verification",
         replica: store.id.clone(),
     })?
 }
 
-/// A refusal that does not know its replica yet.
+/// A refusal that does not know its log yet.
 enum Refused {
-    Why(String, String),
-    Hash {
-        log: String,
-        expected: Digest,
-        found: Digest,
-    },
+    Why(String),
+    Format(hrl::Error),
+    Hash { expected: Digest, found: Digest },
 }
 
 impl Refused {
-    fn of(self, replica: crate::ids::ReplicaId) -> Error {
+    fn of(self, replica: ReplicaId, log: String) -> Error {
         match self {
-            Refused::Why(log, why) => Error::Log { replica, log, why },
-            Refused::Hash {
+            Refused::Why(why) => Error::Log { replica, log, why },
+            Refused::Format(source) => Error::LogFormat {
+                replica,
                 log,
-                expected,
-                found,
-            } => Error::LogHash {
+                source,
+            },
+            Refused::Hash { expected, found } => Error::LogHash {
                 replica,
                 log,
                 expected,
@@ -120,8 +143,8 @@ impl Refused {
 }
 
 /// The log as it was captured.
-fn open(stored: &Bytes, log: &SealedLog, name: &str) -> Result<Bytes, Refused> {
-    let refused = |why: String| Refused::Why(name.to_owned(), why);
+fn open(stored: &Bytes, log: &SealedLog) -> Result<Bytes, Refused> {
+    let refused = Refused::Why;
     let length = to_u64(stored.len());
     if length != log.stored {
         return Err(refused(format!(
@@ -151,9 +174,90 @@ fn open(stored: &Bytes, log: &SealedLog, name: &str) -> Result<Bytes, Refused> {
         Ok(bytes)
     } else {
         Err(Refused::Hash {
-            log: name.to_owned(),
             expected: log.blake3,
             found,
         })
+    }
+}
+
+/// Whether the log speaks of its disk alone, and there of its range alone.
+fn check_records(bytes: &Bytes, expected: &Expected) -> Result<(), Refused> {
+    let mut reader = LogReader::open(Cursor::new(bytes.as_ref())).map_err(Refused::Format)?;
+    let size = reader.header().disk_size;
+    if size != expected.size {
+        return Err(Refused::Why(format!(
+            "it is of a disk of {size} bytes, its seal says {}",
+            expected.size
+        )));
+    }
+    let within = expected.log.range;
+    for record in reader.records() {
+        let range = record.map_err(Refused::Format)?.range;
+        if !within.contains(range) {
+            return Err(Refused::Why(format!(
+                "it has a record of {range}, its seal says {within}"
+            )));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::hrl::{Identity, LogWriter};
+    use crate::units::{ByteRange, SECTOR};
+
+    const DISK: u64 = 64 * SECTOR;
+
+    /// A log that zeroes sectors 8 to 16 of a disk, and what its seal says of it.
+    fn sealed(size: u64, range: ByteRange) -> (Bytes, Expected) {
+        let identity = Identity {
+            id: Uuid::nil(),
+            previous: None,
+            disk_size: DISK,
+            created: Timestamp::UNIX_EPOCH,
+        };
+        let mut log = LogWriter::new(Cursor::new(Vec::new()), identity).unwrap();
+        log.zero(ByteRange::new(8 * SECTOR, 16 * SECTOR).unwrap())
+            .unwrap();
+        let bytes = log.finish(Timestamp::UNIX_EPOCH).unwrap().into_inner();
+        let log = SealedLog {
+            log: Uuid::nil(),
+            range,
+            encoding: Encoding::Identity,
+            stored: to_u64(bytes.len()),
+            length: to_u64(bytes.len()),
+            blake3: Digest::of(&bytes),
+        };
+        let disk = DiskId::from_random(1);
+        (bytes.into(), Expected { disk, size, log })
+    }
+
+    #[test]
+    fn a_log_that_leaves_what_its_seal_says_is_refused_before_it_is_applied() {
+        let outcome = |size, (start, end)| {
+            let range = ByteRange::new(start * SECTOR, end * SECTOR).unwrap();
+            let (bytes, expected) = sealed(size, range);
+            check_records(&bytes, &expected).is_ok()
+        };
+        assert!(outcome(DISK, (8, 16)));
+        assert!(outcome(DISK, (0, 64)));
+        assert!(!outcome(DISK, (9, 16)), "it begins before its range");
+        assert!(!outcome(DISK, (8, 15)), "it ends after its range");
+        assert!(!outcome(2 * DISK, (8, 16)), "it is of another disk");
+    }
+
+    #[test]
+    fn a_log_that_is_none_is_refused_before_it_is_applied() {
+        let (_, expected) = sealed(DISK, ByteRange::to(DISK));
+        let bytes = Bytes::from_static(&[0; 9000]);
+        assert!(matches!(
+            check_records(&bytes, &expected),
+            Err(Refused::Format(_))
+        ));
     }
 }

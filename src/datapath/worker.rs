@@ -101,7 +101,7 @@ impl Worker {
             .await?;
         let held = self.fold(held).await?;
         if std::mem::take(&mut self.litter) {
-            collect::collect(&self.store).await?;
+            collect::collect(&self.store, held.manifest.writer.generation).await?;
         }
         self.held = Some(held);
         Ok(Step::Applied)

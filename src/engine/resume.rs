@@ -9,6 +9,8 @@
 //! | some copying | gone, or of several points | FreezingCopy: the copy compares with what was applied |
 //! | all tracking | – | Shipping, if a capture is whole; else Replicating |
 //!
+//! A point that is not gone on with is in the way of the next one: it is abandoned, at the latest when that is taken.
+//!
 //! A capture on disk is used only if it begins where the last seal ends; all others are captured again.
 
 use std::collections::{BTreeMap, BTreeSet};

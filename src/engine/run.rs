@@ -134,7 +134,7 @@ impl Engine {
             capture: record.map(|record| record.since),
         };
         let phase = resume::resume(&found);
-        if let Phase::FreezingCopy = phase {
+        if let Phase::Replicating { .. } = phase {
             self.abandon(points).await?;
         }
         tracing::info!(replica = %self.store.id, ?phase, "resumes");
@@ -152,7 +152,12 @@ impl Engine {
         Ok(())
     }
 
+    /// Freezes all disks. Whoever freezes uses no point any more: one that is still there was left by a phase that did
+    /// not end, and would be in the way for ever.
     async fn freeze(&self, wanted: Consistency) -> Result<FrozenPoint, Error> {
+        let vm = self.options.vm.clone();
+        let left = ask(&self.hypervisor, move |hypervisor| hypervisor.points(&vm)).await?;
+        self.abandon(left).await?;
         self.wait_until_free().await?;
         let (vm, slots) = (self.options.vm.clone(), self.slots());
         let frozen = ask(&self.hypervisor, move |hypervisor| {

@@ -64,6 +64,9 @@ impl Vhdx {
     /// the first change.
     pub(crate) fn open(source: Source, access: Access) -> Result<Self> {
         let mut headers = Headers::read(&source)?;
+        if access == Access::Write {
+            headers.check_growth(&source)?;
+        }
         let patches = replay::read(&source, headers.current())?.map(Arc::new);
         let replayed = patches.is_some();
         let source = match patches {

@@ -74,6 +74,22 @@ impl<R: Read + Seek> LogReader<R> {
         &self.header
     }
 
+    /// How many metadata blocks there are.
+    pub fn blocks(&self) -> usize {
+        self.blocks.len()
+    }
+
+    /// The records of one block, oldest first; none behind the last block. For who reads data in between.
+    ///
+    /// # Errors
+    /// If the source fails, or the block has changed since the log was opened.
+    pub fn records_of(&mut self, block: usize) -> Result<Vec<Record>, Error> {
+        match self.blocks.get(block) {
+            Some(at) => self.block_records(*at),
+            None => Ok(Vec::new()),
+        }
+    }
+
     /// All records, oldest first. After an error there are no more.
     pub fn records(&mut self) -> impl Iterator<Item = Result<Record, Error>> {
         let blocks = self.blocks.clone();

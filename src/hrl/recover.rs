@@ -7,7 +7,7 @@
 use std::io::{Read, Seek, SeekFrom, Write};
 
 use super::error::Error;
-use super::layout::{self, BLOCK, HEADER, Header, RECORDS_PER_BLOCK, byte_sum};
+use super::layout::{self, BLOCK, HEADER, Header, RECORDS_PER_BLOCK, byte_sum, damaged};
 use super::reader::{read_at, read_header};
 use super::writer::WRITE_MAX;
 use crate::units::{SECTOR, to_u64, to_usize};
@@ -32,10 +32,11 @@ pub struct Recovered {
 /// The caller truncates the file to `length` and syncs it.
 ///
 /// # Errors
-/// If it is not a log of ours, or cannot be read or written.
+/// If it is not a log of ours, ends before its first block or where the header says, or cannot be read or written.
 pub fn recover(log: &mut (impl Read + Write + Seek)) -> Result<Recovered, Error> {
     let mut header = read_header(log)?;
-    if !header.ours() {
+    // Other block sizes are not ours either, and would make the search longer than its bound.
+    if !header.ours() || header.block_size != BLOCK {
         return Err(Error::NotALog {
             what: "only logs of ours can be recovered",
         });
@@ -43,19 +44,33 @@ pub fn recover(log: &mut (impl Read + Write + Seek)) -> Result<Recovered, Error>
     let file_length = log
         .seek(SeekFrom::End(0))
         .map_err(|e| io("measure", 0, e))?;
+    let size = to_u64(header.block_size);
+    let least = to_u64(HEADER) + size;
+    if file_length < least {
+        let found = format!("{} bytes", file_length.saturating_sub(to_u64(HEADER)));
+        let expected = format!("{size} bytes");
+        return Err(damaged(to_u64(HEADER), "first block", &expected, &found));
+    }
     if header.end != 0 {
-        let dropped = file_length.saturating_sub(header.end);
+        if !(least..=file_length).contains(&header.end) {
+            let expected = format!("{least} to {file_length}");
+            return Err(damaged(44, "EOLLocation", &expected, &header.end));
+        }
+        let dropped = file_length - header.end;
         return Ok(Recovered {
             records: header.records,
             length: header.end,
             dropped,
         });
     }
-    let size = to_u64(header.block_size);
     let mut last = to_u64(HEADER);
     let mut first = vec![0; header.block_size];
     read_at(log, last, &mut first)?;
-    layout::decode_block(&header, last, &first)?;
+    let first = layout::decode_block(&header, last, &first)?;
+    if first.back != 0 || !first.entries.is_empty() {
+        let found = format!("{} records", first.entries.len());
+        return Err(damaged(last, "first block", "an empty block", &found));
+    }
     header.records = 0;
     while let Some((at, records)) = next_block(log, &header, last, file_length)? {
         header.records += records;

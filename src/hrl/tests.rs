@@ -208,6 +208,37 @@ fn guest_data_that_looks_like_a_block_is_not_taken_for_one() {
 }
 
 #[test]
+fn a_log_that_ends_where_it_cannot_is_not_recovered() {
+    let bytes = finish(writer());
+    let header = layout::Header::decode(bytes[..4096].try_into().unwrap()).unwrap();
+    let with_end = |end: u64, length: usize| {
+        let header = layout::Header {
+            end,
+            ..header.clone()
+        };
+        [&header.encode()[..], &bytes[4096..length]].concat()
+    };
+    let damaged = |file: Vec<u8>| {
+        let recovered = recover(&mut Cursor::new(file));
+        matches!(recovered, Err(Error::Damaged { .. }))
+    };
+    assert!(damaged(with_end(0, 5000)), "torn in the first block");
+    assert!(damaged(with_end(5000, 8192)), "closed in the first block");
+    assert!(damaged(with_end(8704, 8192)), "closed behind its end");
+    assert!(!damaged(with_end(8192, 8192)));
+    // A first block that is not empty is one that no reader takes.
+    let zero = layout::Entry {
+        range: ByteRange::to(512),
+        operation: layout::Operation::Zero,
+        time: 0,
+        data_sum: 0,
+    };
+    let header = layout::Header { end: 0, ..header };
+    let block = layout::encode_block(&header, 0, &[zero]);
+    assert!(damaged([&header.encode()[..], &block].concat()));
+}
+
+#[test]
 fn a_record_outside_of_the_disk_is_refused_when_it_is_written() {
     let mut log = writer();
     assert!(log.write(DISK, &[0; 512]).is_err());

@@ -66,15 +66,27 @@ struct Versioned<'a, T> {
 /// The bytes of a document; equal documents have equal bytes.
 ///
 /// # Errors
-/// If a field cannot be said in JSON.
+/// If a field cannot be said in JSON, or the document would be too long to be read again.
 pub fn encode<T: Document>(document: &T) -> Result<Vec<u8>, Error> {
     let versioned = Versioned {
         format: T::FORMAT,
         content: document,
     };
-    serde_json::to_vec_pretty(&versioned).map_err(|source| Error::Malformed {
+    let bytes = serde_json::to_vec_pretty(&versioned).map_err(|source| Error::Malformed {
         what: T::WHAT,
         source,
+    })?;
+    check_length::<T>(&bytes)?;
+    Ok(bytes)
+}
+
+fn check_length<T: Document>(bytes: &[u8]) -> Result<(), Error> {
+    if bytes.len() <= LENGTH_MAX {
+        return Ok(());
+    }
+    Err(Error::Inconsistent {
+        what: T::WHAT,
+        why: format!("it is longer than {LENGTH_MAX} bytes"),
     })
 }
 
@@ -88,11 +100,7 @@ pub fn decode<T: Document>(bytes: &[u8]) -> Result<T, Error> {
         source,
     };
     let inconsistent = |why| Error::Inconsistent { what: T::WHAT, why };
-    if bytes.len() > LENGTH_MAX {
-        return Err(inconsistent(format!(
-            "it is longer than {LENGTH_MAX} bytes"
-        )));
-    }
+    check_length::<T>(bytes)?;
     let Format { format } = serde_json::from_slice(bytes).map_err(malformed)?;
     if format > u64::from(T::FORMAT) {
         return Err(Error::TooNew {

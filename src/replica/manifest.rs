@@ -14,9 +14,12 @@ use serde::{Deserialize, Serialize};
 
 use super::Digest;
 use super::document::Document;
-use super::seal::{Barrier, DiskCursor, Seal};
+use super::seal::{Barrier, DISK_MAX, DiskCursor, Seal};
 use crate::ids::{ChainId, DiskId, RecoveryPointId, ReplicaId};
 use crate::units::{Generation, Sequence};
+
+/// Owners that a replica can have: page blob sequence numbers end at 2⁶³, and half of their bits count cycles.
+const OWNERS_MAX: u64 = 1 << 31;
 
 /// The most recovery points that a replica keeps: a year of hours fits, and the manifest stays readable.
 pub const POINTS_MAX: usize = 10_000;
@@ -45,13 +48,11 @@ impl WriterMark {
     /// The sequence number that every page write of this cycle demands of its blob: generation · 2³² + cycle.
     ///
     /// # Panics
-    /// After 2³¹ owners: page blob sequence numbers end at 2⁶³.
+    /// After 2³¹ owners. A manifest that was read leaves room for one more.
     pub fn fence(self) -> u64 {
-        let generation = u32::try_from(self.generation.value())
-            .ok()
-            .filter(|g| *g < 1 << 31);
-        let generation = generation.expect("a replica never has 2^31 owners");
-        u64::from(generation) << 32 | u64::from(self.cycle)
+        let generation = self.generation.value();
+        assert!(generation < OWNERS_MAX, "a replica never has 2^31 owners");
+        generation << 32 | u64::from(self.cycle)
     }
 
     /// The mark of the next owner.
@@ -189,6 +190,9 @@ impl Document for Manifest {
     const FORMAT: u32 = 1;
 
     fn check(&self) -> Result<(), String> {
+        if self.writer.taken_over().generation.value() >= OWNERS_MAX {
+            return Err(format!("it has had {} owners", self.writer.generation));
+        }
         if self.points.len() > POINTS_MAX {
             return Err(format!("it has {} recovery points", self.points.len()));
         }
@@ -207,6 +211,9 @@ impl Document for Manifest {
             return Err("it has a recovery point newer than what was applied".to_owned());
         }
         for (disk, replica) in &self.disks {
+            if replica.size > DISK_MAX {
+                return Err(format!("disk {disk} has {} bytes", replica.size));
+            }
             let mut next = Sequence::ZERO;
             for table in &replica.tables {
                 if table.from < next || table.to < table.from {

@@ -22,6 +22,8 @@ pub const LOG_MAX: u64 = 32 * MIB;
 pub const LOGS_MAX: usize = 64;
 /// The most disks of a VM: Hyper-V's 4 IDE and 4 × 64 SCSI places.
 pub const DISKS_MAX: usize = 260;
+/// The longest cursor: the manifest repeats one for every disk.
+const CURSOR_MAX: usize = 2048;
 /// The largest disk that a page blob can hold with its footer.
 pub const DISK_MAX: u64 = 8191 * 1024 * MIB;
 
@@ -157,6 +159,12 @@ impl SealedDisk {
         let SealedDisk { disk, size, .. } = self;
         if *size == 0 || *size > DISK_MAX || !size.is_multiple_of(SECTOR) {
             return Err(format!("disk {disk} has {size} bytes"));
+        }
+        if let DiskCursor::Tracking { cursor } = &self.cursor
+            && cursor.as_str().len() > CURSOR_MAX
+        {
+            let length = cursor.as_str().len();
+            return Err(format!("the cursor of disk {disk} has {length} bytes"));
         }
         let mut ranges: Vec<_> = self.logs.iter().map(|log| log.range).collect();
         ranges.sort_unstable();

@@ -2,9 +2,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+mod architecture;
 mod blob;
 mod chart;
 mod connection;
+mod corpus;
 mod crds;
 mod formats;
 mod hypervisor;

@@ -1,3 +1,5 @@
+//! What each route answers, and what it refuses.
+
 use std::sync::Mutex;
 
 use axum::body::Body as HttpBody;

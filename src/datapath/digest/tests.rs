@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::*;
 use crate::hrl::{Identity, LogWriter};
 use crate::replica::table::{Chunk, chunks};
-use crate::units::SECTOR;
+use crate::units::{SECTOR, to_u64};
 
 /// Not a multiple of a chunk: the last one is short.
 const DISK: u64 = 9 * MIB + 3 * SECTOR;
@@ -59,7 +59,8 @@ fn range(start: u64, length: u64) -> std::ops::Range<usize> {
 
 fn applied(digested: &Digested, disk: &mut [u8]) {
     for write in &digested.writes {
-        disk[range(write.offset, to_u64(write.data.len()))].copy_from_slice(&write.data);
+        let data = write.data();
+        disk[range(write.offset, to_u64(data.len()))].copy_from_slice(&data);
     }
     for clear in &digested.clears {
         disk[range(clear.start(), clear.len())].fill(0);
@@ -84,12 +85,12 @@ proptest! {
     #[test]
     fn writes_and_clears_are_disjoint_so_that_their_order_does_not_matter(changes in changes()) {
         let digested = digest(&log_of(&changes)).unwrap();
-        let writes = digested.writes.iter().map(|w| ByteRange::at(w.offset, to_u64(w.data.len())).unwrap());
+        let writes = digested.writes.iter().map(|w| ByteRange::at(w.offset, to_u64(w.data().len())).unwrap());
         let mut ranges: Vec<_> = writes.chain(digested.clears.iter().copied()).collect();
         ranges.sort_unstable();
         prop_assert!(ranges.windows(2).all(|pair| pair[0].end() <= pair[1].start()));
         let in_window = |write: &PageWrite| {
-            let end = write.offset + to_u64(write.data.len());
+            let end = write.offset + to_u64(write.data().len());
             write.offset / WRITE_MAX == (end - 1) / WRITE_MAX
         };
         prop_assert!(digested.writes.iter().all(in_window));
@@ -130,6 +131,23 @@ fn a_chunk_that_is_written_wholly_is_known_and_one_in_part_is_touched() {
     let digested = digest(&log_of(&[whole, part])).unwrap();
     assert!(matches!(digested.chunks[0].get(1), Some(Chunk::Hash(_))));
     assert_eq!(digested.chunks[1].get(2), Some(Chunk::Touched));
+}
+
+#[test]
+fn zeroes_of_any_length_are_one_run() {
+    let zeroes = Change {
+        sector: 1,
+        sectors: DISK / SECTOR - 1,
+        fill: None,
+    };
+    let states = |first, states| Run { first, states };
+    assert_eq!(
+        digest(&log_of(&[zeroes])).unwrap().chunks,
+        [
+            states(0, States::Touched(1)),
+            states(1, States::Zero(chunks(DISK) - 1))
+        ]
+    );
 }
 
 #[test]

@@ -78,21 +78,24 @@ impl Replay {
         let file = File::open(&disk.path).map_err(|error| unusable(Box::new(error)))?;
         let mut reader =
             LogReader::open(BufReader::new(file)).map_err(|error| unusable(Box::new(error)))?;
-        let records: Result<Vec<_>, _> = reader.records().collect();
         let mut content = record::content_hasher();
         let mut log = Filling::new(subject);
         let mut data = Vec::new();
-        for next in records.map_err(|error| unusable(Box::new(error)))? {
-            reader
-                .read(&next, &mut data)
-                .map_err(|error| unusable(Box::new(error)))?;
-            let data = (next.content != Content::Zeroes).then_some(data.as_slice());
-            record::hash_run(&mut content, next.range, data);
-            log.add(next.range, data)?;
-            if let Some(log) = log.take_full(|| standing.clone())?
-                && outlet.log(log, &progress).is_err()
-            {
-                return Ok(false);
+        // Block by block: a log of many small changes has more records than belong in memory.
+        for block in 0..reader.blocks() {
+            let records = reader.records_of(block);
+            for next in records.map_err(|error| unusable(Box::new(error)))? {
+                reader
+                    .read(&next, &mut data)
+                    .map_err(|error| unusable(Box::new(error)))?;
+                let data = (next.content != Content::Zeroes).then_some(data.as_slice());
+                record::hash_run(&mut content, next.range, data);
+                log.add(next.range, data)?;
+                if let Some(log) = log.take_full(|| standing.clone())?
+                    && outlet.log(log, &progress).is_err()
+                {
+                    return Ok(false);
+                }
             }
         }
         let found = Digest::from(content.finalize());

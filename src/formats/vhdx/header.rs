@@ -24,6 +24,8 @@ pub(crate) const HEADER_SECTION: u64 = MIB;
 const HEADER_SIZE: usize = 4096;
 const SLOTS: [u64; 2] = [64 * KIB, 128 * KIB];
 const VERSION: u16 = 1;
+/// Changes of the headers that must still be possible before a file is opened for writing: more than any session makes.
+const CHANGES_LEFT: u64 = 1 << 20;
 const CREATOR: &str = "site-recovery";
 
 /// One header.
@@ -136,6 +138,19 @@ impl Headers {
         &self.current
     }
 
+    /// Whether the headers can be changed as often as a session needs to. Nothing is written yet when it asks.
+    pub(crate) fn check_growth(&self, source: &Source) -> Result<()> {
+        match self.current.sequence.checked_add(CHANGES_LEFT) {
+            Some(_) => Ok(()),
+            None => Err(self.ended(source)),
+        }
+    }
+
+    fn ended(&self, source: &Source) -> Error {
+        let detail = "the header's sequence number cannot grow";
+        Error::new(Kind::Corrupt, source.path(), detail).at(SLOTS[self.slot] + 8)
+    }
+
     /// Makes `change` the newest header, in one slot and then, durably again, in the other.
     ///
     /// All that the new header says must be on stable storage before. A crash leaves the header before or the new one.
@@ -147,10 +162,8 @@ impl Headers {
         let mut next = self.current.clone();
         change(&mut next);
         for _ in 0..SLOTS.len() {
-            next.sequence = self.current.sequence.checked_add(1).ok_or_else(|| {
-                let detail = "the header's sequence number cannot grow";
-                Error::new(Kind::Corrupt, source.path(), detail).at(SLOTS[self.slot] + 8)
-            })?;
+            let sequence = self.current.sequence.checked_add(1);
+            next.sequence = sequence.ok_or_else(|| self.ended(source))?;
             let slot = 1 - self.slot;
             source.write_all_at(SLOTS[slot], &next.encode())?;
             source.sync()?;

@@ -5,6 +5,7 @@
 use crate::formats::error::{Error, Flaw, Kind, Parsed, Result};
 use crate::formats::source::Source;
 use crate::formats::vhdx::bat::{BITMAP_SIZE, ENTRY, Entry, Slot, State, Table, bitmap_offset};
+use crate::formats::vhdx::log::SECTOR;
 use crate::formats::vhdx::space::Space;
 use crate::units::{to_u64, to_usize};
 
@@ -22,9 +23,17 @@ pub(crate) struct Survey {
 
 /// Checks every entry of `table`, and takes the places of what is present from `space`.
 pub(crate) fn survey(table: &Table, source: &Source, space: &mut Space) -> Result<Survey> {
+    let file_size = source.size()?;
+    // Later, the table is read in pages.
+    let length = (ENTRY * table.entries()).next_multiple_of(to_u64(SECTOR));
+    let end = table.region().start().saturating_add(length);
+    if end > file_size {
+        let detail = format!("the block table ends at {end}, the file has {file_size} bytes");
+        return Err(Error::new(Kind::Truncated, source.path(), detail).at(file_size));
+    }
     let mut checked = Checked {
         table,
-        file_size: source.size()?,
+        file_size,
         space,
         survey: Survey { present: 0, end: 0 },
         partial: false,

@@ -262,6 +262,9 @@ impl Parser {
     /// # Errors
     /// If bytes are missing or their hash is not the manifest's.
     pub fn finish(self) -> Result<(), Error> {
+        if self.ended && !self.pending.is_empty() {
+            return Err(self.damaged("bytes follow its end".to_owned()));
+        }
         if !self.ended || self.fed != self.expected.length {
             return Err(self.damaged("it ends early".to_owned()));
         }

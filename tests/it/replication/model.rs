@@ -31,6 +31,7 @@ struct State {
     committed: BTreeMap<FrozenPointId, usize>,
     freezes: usize,
     lost: bool,
+    fails: bool,
 }
 
 struct Point {
@@ -93,6 +94,16 @@ impl Model {
     /// Loses all frozen points, as a restored checkpoint store would.
     pub(crate) fn lose_points(&self) {
         self.lock().points.clear();
+    }
+
+    /// Points that are opened from now on have lost track of changes.
+    pub(crate) fn lose_tracking(&self, lost: bool) {
+        self.lock().lost = lost;
+    }
+
+    /// Points that are opened from now on cannot tell what changed.
+    pub(crate) fn fail_changes(&self, fails: bool) {
+        self.lock().fails = fails;
     }
 
     pub(crate) fn freezes(&self) -> usize {
@@ -237,6 +248,7 @@ impl Hypervisor for Witnessed {
                 .map(|disks| disks.get(disk).cloned().unwrap_or_default())
                 .collect(),
             lost: state.lost,
+            fails: state.fails,
         }))
     }
 
@@ -292,6 +304,7 @@ struct Frozen {
     content: Arc<Vec<u8>>,
     written: Vec<BTreeSet<u64>>,
     lost: bool,
+    fails: bool,
 }
 
 impl FrozenDisk for Frozen {
@@ -320,6 +333,9 @@ impl FrozenDisk for Frozen {
 
     fn changes(&self, since: &TrackingCursor, window: ByteRange) -> Result<Ranges> {
         let generation: usize = since.as_str().parse().unwrap();
+        if self.fails {
+            return Err(error(Kind::Unavailable, "list changes"));
+        }
         if self.lost {
             return Err(error(Kind::TrackingLost, "list changes"));
         }

@@ -252,6 +252,17 @@ impl Running {
             .await;
     }
 
+    /// Waits until the engine says that it failed.
+    pub(crate) async fn wait_for_trouble(&mut self) {
+        let failed = self
+            .observed
+            .wait_for(|observed| observed.trouble.is_some());
+        tokio::time::timeout(PATIENCE, failed)
+            .await
+            .expect("the engine fails")
+            .unwrap();
+    }
+
     /// Bytes that went into the inbox.
     pub(crate) fn sent(&self) -> u64 {
         self.progress

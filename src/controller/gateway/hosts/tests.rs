@@ -1,3 +1,5 @@
+//! Which connection speaks for a host, and when its word ends.
+
 use async_trait::async_trait;
 use uuid::Uuid;
 
