@@ -32,10 +32,16 @@ fn a_users_checkpoint_is_neither_listed_nor_merged_and_tracking_goes_on_over_it(
     );
     host.abandon(&vm, &point.id).unwrap();
     rig.wait_merged(&vm);
-    assert_eq!(rig.console().checkpoints(&vm).unwrap(), [taken.clone()]);
+    assert_eq!(
+        rig.console().checkpoints(&vm).unwrap(),
+        std::slice::from_ref(&taken)
+    );
     assert_eq!(images_in(&rig.home("web")).len(), 2);
     host.stop_tracking(&vm).unwrap();
-    assert_eq!(rig.console().checkpoints(&vm).unwrap(), [taken.clone()]);
+    assert_eq!(
+        rig.console().checkpoints(&vm).unwrap(),
+        std::slice::from_ref(&taken)
+    );
     rig.console().delete_checkpoint(&vm, taken.id).unwrap();
     rig.wait_merged(&vm);
     assert_eq!(images_in(&rig.home("web")).len(), 1);

@@ -80,7 +80,10 @@ fn a_point_survives_the_hypervisor_and_says_when_and_how_it_was_taken() {
     assert_eq!(before[3], 1);
     let identifier = rig.describe(&vm).disks[0].identifier;
     rig.stop_and_start();
-    assert_eq!(rig.host().points(&vm).unwrap(), [point.clone()]);
+    assert_eq!(
+        rig.host().points(&vm).unwrap(),
+        std::slice::from_ref(&point)
+    );
     assert_same(
         &frozen_tags(rig.open(&vm, &point, &slot(0)).as_ref()),
         &before,

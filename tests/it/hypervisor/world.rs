@@ -282,7 +282,7 @@ impl World {
         };
         assert_eq!(
             self.rig.host().points(&self.vm).unwrap(),
-            [frozen.point.clone()]
+            std::slice::from_ref(&frozen.point)
         );
         for (number, content) in frozen.content.iter().enumerate() {
             let disk = self.rig.open(&self.vm, &frozen.point, &slot(number));
