@@ -19,9 +19,9 @@ use crate::blob::names::{BlobRef, SequenceNumber};
 use crate::blob::parameters::{Condition, Metadata};
 use crate::datapath::Error;
 use crate::datapath::advance::{self, Brought, Cut};
-use crate::datapath::digest::{self, Digested};
+use crate::datapath::digest::{self, Digested, PageWrite};
 use crate::datapath::logs::{self, Logs, Verified};
-use crate::datapath::plan::{Cycle, Found};
+use crate::datapath::plan::Cycle;
 use crate::datapath::store::{Held, Store};
 use crate::datapath::tables::NewPart;
 use crate::formats::vhd;
@@ -29,10 +29,14 @@ use crate::ids::DiskId;
 use crate::replica::manifest::{Manifest, PointDisk, ReplicaDisk, TableRef};
 use crate::replica::names;
 use crate::replica::table::Run;
-use crate::units::{MIB, SECTOR, Sequence};
+use crate::units::{ByteRange, MIB, SECTOR, Sequence};
 
 /// Page writes of one replica at the same time.
 const WRITES: usize = 8;
+/// Logs that are digested ahead of their writes.
+const DIGESTS: usize = 2;
+/// Seals that are verified or hand out their logs at the same time.
+const SEALS: usize = 2;
 /// Blob metadata that says whose a page blob or a snapshot is.
 pub const META_REPLICA: &str = "replica";
 pub const META_DISK: &str = "disk";
@@ -151,27 +155,60 @@ fn is_ours(metadata: &Metadata, store: &Store, id: &DiskId) -> bool {
             .is_some_and(|found| found == id.as_str())
 }
 
-/// Writes all seals, in order: what is known of the chunks of each disk then. While one seal is written, the next is
-/// fetched and verified.
+/// What is known of the chunks of each disk once a cycle is written.
+type Chunks = BTreeMap<DiskId, Vec<Vec<Run>>>;
+
+/// Writes all seals of a cycle: what is known of the chunks of each disk then.
+///
+/// No two logs of a cycle write the same pages, so the order does not matter: a few requests are always under way, and
+/// while they are, the next log is digested and the next seal fetched and verified.
 async fn write_all(
     store: &Store,
     cycle: &Arc<Cycle>,
     fence: SequenceNumber,
-) -> Result<BTreeMap<DiskId, Vec<Vec<Run>>>, Error> {
-    let mut chunks: BTreeMap<DiskId, Vec<Vec<Run>>> = BTreeMap::new();
-    let mut next = Some(verification(store, cycle, 0));
-    for (index, found) in cycle.seals.iter().enumerate() {
-        let verified = next.take().expect("one is always under way");
-        let aborted = |_| Error::Aborted {
-            what: "the verification",
-            replica: store.id.clone(),
-        };
-        let verified = verified.await.map_err(aborted)??;
-        next = (index + 1 < cycle.seals.len()).then(|| verification(store, cycle, index + 1));
-        for (disk, runs) in write_seal(store, found, verified, fence).await? {
-            chunks.entry(disk).or_default().push(runs);
-        }
-    }
+) -> Result<Chunks, Error> {
+    let mut chunks = Chunks::new();
+    let verified = futures::stream::iter(0..cycle.seals.len())
+        .map(|index| async move {
+            let aborted = |_| Error::Aborted {
+                what: "the verification",
+                replica: store.id.clone(),
+            };
+            let logs = verification(store, cycle, index).await.map_err(aborted)??;
+            Ok((cycle.seals[index].seal.sequence, logs))
+        })
+        .buffered(SEALS);
+    let logs = verified.map_ok(|(sequence, logs)| match logs {
+        Logs::Kept(logs) => futures::stream::iter(logs).map(Ok).left_stream(),
+        Logs::Known(logs) => logs::fetch(store, sequence, logs).right_stream(),
+    });
+    let digested = logs
+        .try_flatten()
+        .map(|log| async move { digest(store, log?).await })
+        .buffered(DIGESTS);
+    let requests = digested.map_ok(|(disk, digested)| {
+        chunks
+            .entry(disk.clone())
+            .or_default()
+            .push(digested.chunks);
+        let (blob, clears) = (names::disk(&disk), digested.clears);
+        let writes = digested.writes.into_iter().map(Request::Write);
+        let clears = clears.into_iter().map(Request::Clear);
+        futures::stream::iter(
+            writes
+                .chain(clears)
+                .map(move |request| Ok((blob.clone(), request))),
+        )
+    });
+    requests
+        .try_flatten()
+        .map(|request| async move {
+            let (blob, request) = request?;
+            send(store, &blob, request, fence).await
+        })
+        .buffer_unordered(WRITES)
+        .try_collect::<()>()
+        .await?;
     Ok(chunks)
 }
 
@@ -186,62 +223,45 @@ fn verification(
     }))
 }
 
-async fn write_seal(
-    store: &Store,
-    found: &Found,
-    logs: Logs,
-    fence: SequenceNumber,
-) -> Result<Vec<(DiskId, Vec<Run>)>, Error> {
-    let mut chunks = Vec::new();
-    match logs {
-        Logs::Kept(logs) => {
-            for log in logs {
-                chunks.push(write_log(store, log, fence).await?);
-            }
-        }
-        Logs::Known(logs) => {
-            let mut logs = std::pin::pin!(logs::fetch(store, found.seal.sequence, logs));
-            while let Some(log) = logs.next().await {
-                chunks.push(write_log(store, log?, fence).await?);
-            }
-        }
-    }
-    Ok(chunks)
-}
-
-async fn write_log(
-    store: &Store,
-    log: Verified,
-    fence: SequenceNumber,
-) -> Result<(DiskId, Vec<Run>), Error> {
+async fn digest(store: &Store, log: Verified) -> Result<(DiskId, Digested), Error> {
     let Verified { disk, bytes } = log;
     let digested = tokio::task::spawn_blocking(move || digest::digest(&bytes)).await;
     let digested = digested.map_err(|_| Error::Aborted {
         what: "the application",
         replica: store.id.clone(),
     })?;
-    let Digested {
-        writes,
-        clears,
-        chunks,
-    } = digested.map_err(|source| Error::LogFormat {
+    let digested = digested.map_err(|source| Error::LogFormat {
         replica: store.id.clone(),
         log: format!("of disk {disk}"),
         source,
     })?;
-    let blob = names::disk(&disk);
-    let writes = futures::stream::iter(writes).map(|write| {
-        store
-            .replica
-            .put_pages(&blob, write.offset, write.data(), fence)
-    });
-    let writes: Result<(), _> = writes.buffer_unordered(WRITES).try_collect().await;
-    writes.map_err(store.storage("write pages"))?;
-    let clears =
-        futures::stream::iter(clears).map(|range| store.replica.clear_pages(&blob, range, fence));
-    let clears: Result<(), _> = clears.buffer_unordered(WRITES).try_collect().await;
-    clears.map_err(store.storage("clear pages"))?;
-    Ok((disk, chunks))
+    Ok((disk, digested))
+}
+
+enum Request {
+    Write(PageWrite),
+    Clear(ByteRange),
+}
+
+async fn send(
+    store: &Store,
+    blob: &str,
+    request: Request,
+    fence: SequenceNumber,
+) -> Result<(), Error> {
+    let replica = &store.replica;
+    match request {
+        Request::Write(write) => {
+            let written = replica
+                .put_pages(blob, write.offset, write.data(), fence)
+                .await;
+            written.map_err(store.storage("write pages"))
+        }
+        Request::Clear(range) => {
+            let cleared = replica.clear_pages(blob, range, fence).await;
+            cleared.map_err(store.storage("clear pages"))
+        }
+    }
 }
 
 /// One new part for each disk whose chunks changed.

@@ -16,11 +16,9 @@ use crate::hrl::{self, LogReader};
 use crate::ids::{DiskId, ReplicaId};
 use crate::replica::Digest;
 use crate::replica::names;
-use crate::replica::seal::{Encoding, LOG_MAX, Seal, SealedLog};
-use crate::units::{MIB, Sequence, to_u64, to_usize};
+use crate::replica::seal::{Encoding, KEPT_MAX, LOG_MAX, Seal, SealedLog};
+use crate::units::{Sequence, to_u64, to_usize};
 
-/// Logs of a seal up to this many bytes are kept between verification and application.
-const KEPT_MAX: u64 = 16 * MIB;
 /// Logs that are fetched at the same time.
 const FETCHES: usize = 4;
 

@@ -10,11 +10,14 @@ use crate::engine::pack::RawLog;
 use crate::hrl::{Identity, LogWriter};
 use crate::ids::DiskId;
 use crate::replica::seal::{DiskCursor, Kind};
-use crate::units::{ByteRange, MIB, to_usize};
+use crate::units::{ByteRange, KIB, MIB, to_usize};
 
 /// A log is closed once it has this many bytes. Whatever is added in one go stays well below
 /// [`crate::replica::seal::LOG_MAX`].
 const FULL: u64 = 4 * MIB;
+/// A log has at most so many bytes if what is added in one go has at most 4 MiB: one that was nearly full, what was added
+/// then, and the log's own structures.
+pub const LONGEST: u64 = FULL + 4 * MIB + 64 * KIB;
 
 /// What the logs of one disk have in common.
 #[derive(Clone, Debug)]

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures::StreamExt as _;
 
 use crate::blob::names::BlobRef;
 use crate::blob::once::{self, Creation};
@@ -24,6 +25,9 @@ use crate::units::{Sequence, to_u64};
 
 /// The most blobs that an inbox may hold.
 const BLOBS_MAX: u64 = 1_000_000;
+
+/// Seals that are read at the same time: a backlog has many, and each is small.
+const SEAL_READS: usize = 8;
 
 /// How often the ledger is read while the data path takes seals away.
 const READS: usize = 8;
@@ -80,6 +84,15 @@ impl Store {
                 replica: self.id.clone(),
             }),
         }
+    }
+
+    async fn seal(&self, sequence: Sequence) -> Result<(Seal, Digest), Error> {
+        let blob = BlobRef::head(names::seal(sequence));
+        let limit = to_u64(document::LENGTH_MAX);
+        let got = self.inbox.get(&blob, None, limit).await;
+        let bytes = got.map_err(self.storage("read a seal"))?.bytes;
+        let decoded = Seal::decode(&bytes, &self.id, sequence);
+        decoded.map_err(|source| self.document(source))
     }
 
     pub fn storage(&self, action: &'static str) -> impl Fn(blob::Error) -> Error + use<> {
@@ -161,26 +174,21 @@ impl Ledger {
             store,
         };
         let last = ledger.manifest.last_applied.sequence;
-        for sequence in sealed.into_iter().filter(|sequence| *sequence > last) {
-            ledger.follow(sequence).await?;
+        let unapplied = sealed.into_iter().filter(|sequence| *sequence > last);
+        let store = ledger.store.clone();
+        let mut seals = futures::stream::iter(unapplied)
+            .map(|sequence| store.seal(sequence))
+            .buffered(SEAL_READS);
+        while let Some(seal) = seals.next().await {
+            let (seal, id) = seal?;
+            ledger.follow(seal, id)?;
         }
         Ok(ledger)
     }
 
     /// Takes in a seal that was not applied when the manifest was read.
-    async fn follow(&mut self, sequence: Sequence) -> Result<(), Error> {
-        let blob = BlobRef::head(names::seal(sequence));
-        let got = self
-            .store
-            .inbox
-            .get(&blob, None, to_u64(document::LENGTH_MAX))
-            .await;
-        let bytes = match got {
-            Ok(got) => got.bytes,
-            Err(error) => return Err(self.store.storage("read a seal")(error)),
-        };
-        let decoded = Seal::decode(&bytes, &self.store.id, sequence);
-        let (seal, id) = decoded.map_err(|source| self.store.document(source))?;
+    fn follow(&mut self, seal: Seal, id: Digest) -> Result<(), Error> {
+        let sequence = seal.sequence;
         self.next = self.next.max(sequence.next());
         if seal.chain != self.chain {
             return Ok(());

@@ -26,7 +26,9 @@ use crate::replica::seal::Writer;
 use crate::retry::{Attempts, Trouble};
 use crate::units::{Clock, Sequence};
 
-/// How often a merge, or the data path, is asked whether it is done.
+/// How soon a merge is asked whether it is done. Each later question waits twice as long as the one before.
+const FIRST_LOOK: Duration = Duration::from_millis(20);
+/// How often a merge is asked at least.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// What an engine works on.
@@ -213,13 +215,15 @@ impl Engine {
 
     /// Waits until nothing keeps the machine from being frozen.
     pub(super) async fn wait_until_free(&self) -> Result<(), Error> {
+        let mut pause = FIRST_LOOK;
         loop {
             let vm = self.options.vm.clone();
             let machine = ask(&self.hypervisor, move |hypervisor| hypervisor.machine(&vm)).await?;
             if machine.busy.is_none() {
                 return Ok(());
             }
-            self.pause(LOOK).await?;
+            self.pause(pause).await?;
+            pause = LOOK.min(2 * pause);
         }
     }
 

@@ -19,17 +19,20 @@ use crate::blob::names::BlobRef;
 use crate::blob::parameters::PutOptions;
 use crate::blob::{Container, Kind as BlobKind};
 use crate::engine::Error;
+use crate::engine::filling::LONGEST;
 use crate::engine::ledger::{Ledger, Store};
 use crate::engine::pack::{self, RawLog};
 use crate::engine::progress::Progress;
 use crate::engine::throttle::Throttle;
 use crate::ids::DiskId;
 use crate::replica::names;
-use crate::replica::seal::{Barrier, DiskCursor, Kind, SealedDisk, SealedLog};
+use crate::replica::seal::{Barrier, DiskCursor, KEPT_MAX, Kind, SealedDisk, SealedLog};
 use crate::units::{Sequence, to_u64};
 
 /// Logs of one seal. With logs of about 4 MiB a seal costs a sixteenth of a request per mebibyte.
 const GROUP: usize = 4;
+/// A seal that has so many bytes takes no further log: the data path would have to read it twice.
+const GROUP_FULL: u64 = KEPT_MAX - LONGEST;
 /// Logs that are being packed or sent: each holds up to about 8 MiB.
 const IN_FLIGHT: usize = 5;
 /// Groups that wait for their seal.
@@ -164,6 +167,8 @@ pub async fn ship(
 struct Group {
     sequence: Sequence,
     logs: Vec<Uploading>,
+    /// Bytes of the logs as captured.
+    length: u64,
     /// How the disks stand that the group names, whether it has logs of them or not.
     disks: BTreeMap<DiskId, EndDisk>,
     barrier: Option<Barrier>,
@@ -180,6 +185,7 @@ impl Group {
         Group {
             sequence,
             logs: Vec::new(),
+            length: 0,
             disks: BTreeMap::new(),
             barrier: None,
             end: false,
@@ -210,6 +216,7 @@ impl Group {
                     cursor: cursor.clone(),
                 };
                 self.disks.insert(disk.clone(), stand);
+                self.length += to_u64(raw.bytes.len());
                 let counted = progress.get(disk).cloned().unwrap_or_default();
                 let disk = disk.clone();
                 let upload = upload(
@@ -227,7 +234,7 @@ impl Group {
                     disk,
                     task: AbortOnDropHandle::new(task),
                 });
-                self.logs.len() == GROUP
+                self.logs.len() == GROUP || self.length > GROUP_FULL
             }
             Piece::Passed(stand) => {
                 self.disks.insert(stand.disk.clone(), stand);

@@ -160,6 +160,11 @@ impl Azurite {
         )
     }
 
+    /// Its process; nothing after a crash.
+    pub fn process_id(&self) -> Option<u32> {
+        self.process.as_ref().map(Process::id)
+    }
+
     /// The one account that it serves.
     pub const fn account(&self) -> &Account {
         &self.options.account

@@ -18,6 +18,9 @@ use crate::units::{ByteRange, Generation, MIB, SECTOR, Sequence};
 
 /// The longest log, as stored and as captured. Both sides hold a few in memory; DESIGN §4 allows up to 256 MiB.
 pub const LOG_MAX: u64 = 32 * MIB;
+/// Logs of one seal, as captured, that the data path holds between verifying and applying them; what is more it reads
+/// twice. A copy stays below it.
+pub const KEPT_MAX: u64 = 24 * MIB;
 /// The most logs that one seal names; what needs more is shipped in parts.
 pub const LOGS_MAX: usize = 64;
 /// The most disks of a VM: Hyper-V's 4 IDE and 4 × 64 SCSI places.

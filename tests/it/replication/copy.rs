@@ -1,8 +1,11 @@
 //! The first copy, from an empty replica to its first recovery point.
 
 use rand::{RngExt as _, SeedableRng, rngs::StdRng};
+use site_recovery::datapath::inbox::Inbox;
 use site_recovery::engine::phase::Phase;
 use site_recovery::replica::manifest::Head;
+use site_recovery::replica::seal::KEPT_MAX;
+use site_recovery::units::Sequence;
 
 use super::world::World;
 
@@ -63,6 +66,37 @@ async fn a_first_copy_publishes_what_was_frozen_although_the_guest_goes_on_writi
                 .values()
                 .next()
                 .unwrap()
+    );
+}
+
+#[tokio::test]
+async fn the_data_path_can_keep_every_seal_of_a_copy() {
+    // Given a disk of which every second window has a hole, so that logs have many lengths
+    let size = 96 * MIB;
+    let world = World::new(&[size]).await;
+    let mut random = vec![0; 4 * MIB];
+    StdRng::seed_from_u64(7).fill(random.as_mut_slice());
+    for window in 0..size / (4 * MIB) {
+        let hole = window % 2 * (window % 3 + 1) * MIB / 2;
+        world
+            .model
+            .write(0, window * 4 * MIB, &random[..4 * MIB - hole]);
+    }
+    // When it is copied
+    let mut engine = world.start().await;
+    engine.wait_until_replicating().await;
+    // Then no seal has more than what is read only once.
+    let inbox = Inbox::list(&world.cloud).await.unwrap();
+    let found = inbox.read_ahead(&world.cloud, Sequence::ZERO).await;
+    let lengths: Vec<u64> = found
+        .unwrap()
+        .iter()
+        .map(|found| found.seal.length())
+        .collect();
+    assert!(lengths.len() > 4, "{lengths:?}");
+    assert!(
+        lengths.iter().all(|length| *length <= KEPT_MAX),
+        "{lengths:?}"
     );
 }
 
