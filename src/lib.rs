@@ -1,4 +1,30 @@
 //! Disaster recovery for Hyper-V virtual machines, as Kubernetes resources.
+//!
+//! ```text
+//!  a Hyper-V host                              a cluster                            a storage account
+//! ┌──────────────────────────┐   TLS, dialled ┌───────────────────────┐            ┌──────────────────────┐
+//! │ agent ─ engine ─ host    │   by the agent │ controller            │  documents │ site, records, fence │
+//! │   one engine per VM      ├───────────────►│   sites, VMs, gateway ├───────────►│                      │
+//! │   └─ logs, sealed ───────┼────────────────┼───────────────────────┼───────────►│ inbox of the replica │
+//! └──────────────────────────┘                │ datapath              │◄───────────┤   └─ logs            │
+//!                                             │   applies, publishes  ├───────────►│ page blobs, points   │
+//!                                             └───────────────────────┘            └──────────────────────┘
+//! ```
+//!
+//! Each layer names those below it and none above; `tests/it/architecture.rs` holds them to it.
+//!
+//! | layer | modules | what they are |
+//! |---|---|---|
+//! | outermost | [`cli`] | what was typed becomes a configuration; real edges are put together |
+//! | | [`lab`] | a whole site on one machine, for the demonstration and the tests |
+//! | processes | [`controller`], [`agent`] | the two that are deployed |
+//! | work | [`engine`], [`datapath`] | a VM's replication on its host; what becomes of it in the cloud |
+//! | what is said | [`api`], [`agent_client`], [`wire`], [`replica`], [`hrl`] | to Kubernetes, to an agent, in storage; in logs |
+//! | edges | [`blob`], [`host`], [`formats`] | storage and hypervisor, each behind a trait; disk images |
+//! | words | [`units`], [`ids`], [`report`], [`retry`], [`secret`], [`durable`], [`shutdown`], [`telemetry`], [`tls`] | what all others speak in |
+//!
+//! To follow a VM from `kubectl apply` to its first recovery point, read `controller::vm::step`, `engine::phase`,
+//! `replica::seal` and `datapath::cycle`, in this order: each opens with a drawing.
 
 pub mod agent;
 pub mod agent_client;

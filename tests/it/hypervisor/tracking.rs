@@ -153,6 +153,7 @@ fn tracking_is_lost_where_something_may_have_been_missed() {
     assert!(tracked.lost(&kept).contains("anew"));
     // The disk is taken out and put in again: nobody knows what happened to it in between.
     let cursor = tracked.cursor();
+    tracked.rig.wait_merged(&tracked.vm);
     let path = tracked.rig.describe(&tracked.vm).disks[0]
         .path
         .clone()
