@@ -26,6 +26,7 @@ struct Args {
     #[arg(
         long,
         global = true,
+        display_order = 1000,
         value_enum,
         default_value_t,
         env = "SITE_RECOVERY_LOG_FORMAT"

@@ -1,8 +1,11 @@
 //! Fields that are there and that this version does not act upon: said, never silently ignored.
 
+use kube::ResourceExt as _;
+
+use crate::api::annotation;
 use crate::api::hyperv_site::{HyperVSiteSpec, Resynchronization};
 use crate::api::policy::{RecoveryPoints, ReplicationPolicy};
-use crate::api::protected_vm::{DeletionPolicy, ProtectedVMSpec};
+use crate::api::protected_vm::{DeletionPolicy, ProtectedVM};
 
 /// The reason of the event that names them.
 pub const REASON: &str = "FieldNotSupportedYet";
@@ -34,6 +37,12 @@ pub fn of_site(spec: &HyperVSiteSpec) -> Vec<&'static str> {
                 .is_some_and(|bandwidth| !bandwidth.schedule.is_empty()),
             "bandwidth.schedule",
         ),
+        (
+            spec.hosts.iter().any(|host| host.cluster.is_some()),
+            "hosts[].cluster",
+        ),
+        (spec.azure.subscription_id.is_some(), "azure.subscriptionID"),
+        (spec.azure.resource_group.is_some(), "azure.resourceGroup"),
         (spec.azure.network.is_some(), "azure.network"),
         (spec.azure.test_network.is_some(), "azure.testNetwork"),
         (spec.suspend, "suspend"),
@@ -41,12 +50,16 @@ pub fn of_site(spec: &HyperVSiteSpec) -> Vec<&'static str> {
     set(&fields)
 }
 
-/// Fields of a VM that differ from their defaults and have no effect.
-pub fn of_vm(spec: &ProtectedVMSpec) -> Vec<&'static str> {
+/// Fields and annotations of a VM that ask for something and have no effect.
+pub fn of_vm(vm: &ProtectedVM) -> Vec<&'static str> {
+    let spec = &vm.spec;
+    let asks = |annotation: &str| vm.annotations().contains_key(annotation);
     let fields = [
         (spec.replication_policy.is_some(), "replicationPolicy"),
         (spec.target.is_some(), "target"),
-        (spec.suspend, "suspend"),
+        (spec.suspend, "suspend (of a first copy that has begun)"),
+        (asks(annotation::SYNC_NOW), annotation::SYNC_NOW),
+        (asks(annotation::RESYNCHRONIZE), annotation::RESYNCHRONIZE),
         (
             spec.deletion_policy != DeletionPolicy::Retain,
             "deletionPolicy",

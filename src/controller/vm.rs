@@ -76,7 +76,7 @@ pub async fn reconcile(
         return Outcome::Gone;
     }
     let trouble = worst_trouble(memory, &gathered);
-    let unsupported = unsupported::of_vm(&vm.spec);
+    let unsupported = unsupported::of_vm(vm);
     let facts = Facts {
         observed: &gathered.observed,
         step,

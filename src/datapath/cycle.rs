@@ -35,8 +35,8 @@ use crate::units::{ByteRange, MIB, SECTOR, Sequence};
 const WRITES: usize = 8;
 /// Logs that are digested ahead of their writes.
 const DIGESTS: usize = 2;
-/// Seals that are verified or hand out their logs at the same time.
-const SEALS: usize = 2;
+/// Seals that are verified ahead of the one that hands out its logs.
+const SEALS: usize = 1;
 /// Blob metadata that says whose a page blob or a snapshot is.
 pub const META_REPLICA: &str = "replica";
 pub const META_DISK: &str = "disk";

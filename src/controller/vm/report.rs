@@ -254,7 +254,9 @@ fn suspended() -> Verdict {
 }
 
 fn protected(facts: &Facts<'_>) -> Verdict {
-    let mut message = "recovery points are in Azure".to_owned();
+    let mut message =
+        "a recovery point is in Azure; this version does not ship the changes that follow it"
+            .to_owned();
     if !facts.unsupported.is_empty() {
         message = format!(
             "{message}; not acted upon by this version: {}",

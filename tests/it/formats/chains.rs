@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use site_recovery::formats::create::ChildOptions;
 use site_recovery::formats::extent::{Content, Extent};
@@ -14,8 +15,9 @@ use uuid::Uuid;
 
 use crate::formats::support::{
     CrashDisk, KIB, MIB, SHAPES, Shape, created, new_child, new_disk, open, open_writable,
-    raw_allowed, read_all, run, tool, usize_of, write_file,
+    raw_allowed, read_all, usize_of, write_file,
 };
+use crate::outside::run;
 
 const SIZE: u64 = 2 * MIB;
 
@@ -180,7 +182,7 @@ fn a_parent_of_another_format_or_that_is_no_file_is_refused() {
     broken(open_at(&child), &["base cannot be used"]);
     fs::remove_dir(&base).unwrap();
     // Opening a pipe would wait for its other end.
-    run(tool("mkfifo", "coreutils").arg(&base));
+    run(Command::new("mkfifo").arg(&base));
     broken(open_at(&child), &["base cannot be used"]);
 }
 

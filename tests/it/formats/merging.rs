@@ -5,12 +5,14 @@ use std::path::{Path, PathBuf};
 use site_recovery::formats::create::ChildOptions;
 use site_recovery::formats::info::Format;
 use site_recovery::formats::{self, Kind, Merge, OpenOptions};
+use site_recovery::lab::tools::debian;
 use site_recovery::units::ByteRange;
 use uuid::Uuid;
 
 use crate::formats::support::{
-    MIB, Numbers, SHAPES, Shape, assert_same, created, read_all, run, tool, usize_of,
+    MIB, Numbers, SHAPES, Shape, assert_same, created, read_all, usize_of,
 };
+use crate::outside::{run, tool};
 
 const SIZE: u64 = 20 * MIB;
 
@@ -64,7 +66,7 @@ fn merged_offline_the_parent_is_the_whole_disk() {
             assert_same(&content_of(parent), &content, "the parent");
         }
         if shape.format == Format::Vhdx && shape.sector == 512 {
-            run(tool("qemu-img", "qemu-utils")
+            run(tool("qemu-img", debian::QEMU_UTILS)
                 .args(["check", "-f", "vhdx"])
                 .arg(&paths[2]));
         }

@@ -8,21 +8,23 @@ use std::process::Command;
 use site_recovery::formats::create::Allocation;
 use site_recovery::formats::info::{DiskKind, Format};
 use site_recovery::formats::{self, Image, OpenOptions, vhd};
+use site_recovery::lab::tools::debian;
 use site_recovery::units::ByteRange;
 
 use crate::formats::support::{
     CrashDisk, GIB, KIB, MIB, Numbers, SHAPES, Shape, assert_same, check_map, new_disk, open,
-    open_writable, raw_allowed, read_all, run, tool, u64_of, usize_of, write_file,
+    open_writable, raw_allowed, read_all, u64_of, usize_of, write_file,
 };
+use crate::outside::{run, tool};
 
 const SIZE: u64 = 7 * MIB + 4 * KIB;
 
 fn qemu_img() -> Command {
-    tool("qemu-img", "qemu-utils")
+    tool("qemu-img", debian::QEMU_UTILS)
 }
 
 fn qemu_io() -> Command {
-    tool("qemu-io", "qemu-utils")
+    tool("qemu-io", debian::QEMU_UTILS)
 }
 
 /// What qemu calls a format.

@@ -4,18 +4,18 @@
 //! only: in differencing VHDs it takes the bits of a bitmap byte for one.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use site_recovery::formats::create::{ChildOptions, CreateOptions};
 use site_recovery::formats::info::Format;
 use site_recovery::formats::{self, OpenOptions, WritableImage};
+use site_recovery::lab::tools::debian;
 use site_recovery::units::ByteRange;
 use uuid::Uuid;
 
 use crate::formats::support::{
-    MIB, Numbers, SHAPES, Shape, assert_same, check_map, created, read_all, run, tool, usize_of,
-    write_file,
+    MIB, Numbers, SHAPES, Shape, assert_same, check_map, created, read_all, usize_of, write_file,
 };
+use crate::outside::{python_with_vhdi, run, tool};
 
 const SIZE: u64 = 9 * MIB;
 
@@ -103,7 +103,7 @@ fn seven_zip_reads_our_chains() {
         } else {
             "-tvhdx"
         };
-        let mut seven_zip = tool("7zz", "7zip");
+        let mut seven_zip = tool("7zz", debian::SEVEN_ZIP);
         seven_zip.args(["e", "-so", kind]).arg(&layered.paths[0]);
         assert_same(
             &run(&mut seven_zip),
@@ -132,20 +132,11 @@ while left:
 
 #[test]
 fn libvhdi_reads_our_vhdx_chains() {
-    let mut probe = system_python();
-    let found = probe
-        .args(["-c", "import pyvhdi"])
-        .output()
-        .is_ok_and(|o| o.status.success());
-    assert!(
-        found,
-        "this test needs the Python module pyvhdi: apt-get install python3-libvhdi"
-    );
     for shape in chains().filter(|shape| shape.format == Format::Vhdx) {
         let layered = Layered::new(shape);
         let script = layered.folder.path().join("read.py");
         write_file(&script, PYVHDI.as_bytes());
-        let mut python = system_python();
+        let mut python = python_with_vhdi();
         python.arg(&script).args(&layered.paths);
         assert_same(
             &run(&mut python),
@@ -153,9 +144,4 @@ fn libvhdi_reads_our_vhdx_chains() {
             &format!("libvhdi, {shape:?}"),
         );
     }
-}
-
-/// The Python that Debian's packages belong to, whatever else is on the path.
-fn system_python() -> Command {
-    Command::new("/usr/bin/python3")
 }

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
@@ -465,30 +464,6 @@ pub(crate) fn check_map(image: &Image, content: &[u8]) {
         );
     }
     assert_eq!(at, u64_of(content.len()));
-}
-
-/// A tool that a test cannot do without: `package` is what Debian calls it.
-pub(crate) fn tool(name: &str, package: &str) -> Command {
-    let found = std::env::var_os("PATH")
-        .is_some_and(|path| std::env::split_paths(&path).any(|folder| folder.join(name).exists()));
-    assert!(found, "this test needs `{name}`: apt-get install {package}");
-    let mut command = Command::new(name);
-    command.stdin(Stdio::null()).env("LC_ALL", "C.UTF-8");
-    command
-}
-
-/// Runs a command that must succeed, and returns what it printed.
-pub(crate) fn run(command: &mut Command) -> Vec<u8> {
-    let output = command
-        .output()
-        .unwrap_or_else(|e| panic!("{command:?}: {e}"));
-    assert!(
-        output.status.success(),
-        "{command:?} failed: {}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr),
-    );
-    output.stdout
 }
 
 /// Whether two byte strings are equal; a difference is told by its place, not by megabytes.

@@ -9,11 +9,13 @@ use site_recovery::formats::info::Format;
 use site_recovery::host::lab::spec::{DiskContent, ImageFormat, ImageKind};
 use site_recovery::host::{Consistency, Hypervisor as _};
 use site_recovery::lab::guest::client::Client;
+use site_recovery::lab::tools::debian;
 use site_recovery::units::{ByteRange, MIB, to_usize};
 use uuid::Uuid;
 
-use crate::hypervisor::judge::{qemu_agrees, run, seven_zip_agrees, tool};
+use crate::hypervisor::judge::{qemu_agrees, seven_zip_agrees};
 use crate::hypervisor::rig::{Rig, images_in, slot};
+use crate::outside::{run, tool};
 
 const SIZE: u64 = 7 * MIB;
 
@@ -149,7 +151,7 @@ fn a_frozen_chain_is_a_good_chain_for_seven_zip_and_a_users_parent_is_never_writ
 fn an_image_that_qemu_has_made_is_attached_frozen_and_merged() {
     let rig = Rig::start();
     let path = rig.path("made.vhdx");
-    run(tool("qemu-img", "qemu-utils")
+    run(tool("qemu-img", debian::QEMU_UTILS)
         .args(["create", "-q", "-f", "vhdx"])
         .arg(&path)
         .arg(SIZE.to_string()));

@@ -8,10 +8,11 @@ use proptest::prelude::{ProptestConfig, Strategy, any, prop};
 use proptest::{prop_oneof, proptest};
 use site_recovery::host::lab::spec::{DiskContent, ImageFormat, ImageKind};
 use site_recovery::lab::guest::client::Client;
+use site_recovery::lab::tools::debian;
 use site_recovery::units::{MIB, to_usize};
 
-use crate::hypervisor::judge::{run, tool};
 use crate::hypervisor::rig::{PATIENCE, Rig, slot, spec};
+use crate::outside::{run, tool};
 
 const SIZE: u64 = 12 * MIB;
 
@@ -20,13 +21,13 @@ fn uri(rig: &Rig, export: &str) -> String {
 }
 
 fn nbdinfo(arguments: &[&str]) -> String {
-    let said = run(tool("nbdinfo", "libnbd-bin").args(arguments));
+    let said = run(tool("nbdinfo", debian::LIBNBD).args(arguments));
     String::from_utf8(said).unwrap()
 }
 
 /// Runs commands of qemu-io on an export.
 fn qemu_io(uri: &str, commands: &[&str]) -> String {
-    let mut tool = tool("qemu-io", "qemu-utils");
+    let mut tool = tool("qemu-io", debian::QEMU_UTILS);
     tool.args(["-f", "raw"]);
     for command in commands {
         tool.args(["-c", command]);
@@ -80,7 +81,7 @@ fn nbdinfo_sees_the_exports_of_running_machines_and_what_they_can() {
         SIZE.to_string()
     );
     for absent in ["off/scsi:0:0", "web/scsi:0:7", "nobody/scsi:0:0", "web"] {
-        let refused = tool("nbdinfo", "libnbd-bin")
+        let refused = tool("nbdinfo", debian::LIBNBD)
             .arg(uri(&rig, absent))
             .output();
         assert!(!refused.unwrap().status.success(), "{absent} is there");
@@ -105,7 +106,7 @@ fn nbdcopy_brings_a_disk_in_and_out_over_several_connections() {
     std::fs::write(&target, []).unwrap();
     let uri = uri(&rig, "web/scsi:0:0");
     let nbdcopy = || {
-        let mut tool = tool("nbdcopy", "libnbd-bin");
+        let mut tool = tool("nbdcopy", debian::LIBNBD);
         tool.args(["--flush", "--connections=4", "--requests=16"]);
         tool
     };

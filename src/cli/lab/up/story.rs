@@ -44,7 +44,6 @@ pub(super) fn next(story: &Story, stage: &Stage, namespace: &str) -> io::Result<
          kubectl get pvm --watch                       # the machines, as they change\n\
          kubectl describe pvm web                      # conditions, progress per disk, events\n\
          kubectl get hvsite berlin -o yaml             # the host, its agent, its volumes\n\
-         kubectl annotate pvm web siterecovery.dev/sync-now=\"$(date)\" --overwrite\n\
          kubectl delete pvm legacy                     # ends its replication, keeps the replica\n\
          kubectl explain protectedvm.spec --namespace {namespace}\n\
          less {}/hosts/hv01/agent.log",
