@@ -117,7 +117,10 @@ impl Election {
         let mut renewed: Option<Instant> = None;
         loop {
             let began = Instant::now();
-            let result = tokio::time::timeout(REQUEST, self.turn(&api, clock, &mut seen)).await;
+            // Whoever leads stops asking, and waiting, in time to know that it has lost.
+            let left = renewed.map(|at| DEADLINE.saturating_sub(at.elapsed()));
+            let patience = left.map_or(REQUEST, |left| REQUEST.min(left));
+            let result = tokio::time::timeout(patience, self.turn(&api, clock, &mut seen)).await;
             match result {
                 Ok(Ok(true)) => {
                     renewed = Some(began);
@@ -145,6 +148,8 @@ impl Election {
                 });
             }
             let pause = if renewed == Some(began) { RENEW } else { LOOK };
+            let pause =
+                renewed.map_or(pause, |at| pause.min(DEADLINE.saturating_sub(at.elapsed())));
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = shutdown.cancelled() => break,

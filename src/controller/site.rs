@@ -37,6 +37,8 @@ const ACCOUNT_LOOK: Duration = Duration::from_secs(1800);
 /// What is remembered of a site between two looks.
 #[derive(Default)]
 pub struct SiteMemory {
+    /// The object that this is remembered of: another may come under its name.
+    uid: Option<String>,
     opened: Option<Opened>,
     /// When the account last said that it can hold replicas.
     suitable: Option<tokio::time::Instant>,
@@ -57,6 +59,13 @@ pub async fn reconcile(site: &HyperVSite, context: &Context, memory: &mut SiteMe
     let Some(name) = name_of(site) else {
         return Action::await_change();
     };
+    if memory.uid != site.metadata.uid {
+        *memory = SiteMemory {
+            uid: site.metadata.uid.clone(),
+            ..SiteMemory::default()
+        };
+        context.site_status.forget(&name);
+    }
     let found = look(site, &name, context, memory).await;
     let unsupported = unsupported::of_site(&site.spec);
     let hosts = hosts(site, &name, context);

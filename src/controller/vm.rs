@@ -40,6 +40,8 @@ use crate::retry::{Class, Trouble, class};
 const SOON: Duration = Duration::from_secs(1);
 /// How often a VM is looked at without anything having happened.
 const LOOK: Duration = Duration::from_secs(600);
+/// How long a deletion waits for a site that is not ready.
+const GIVE_UP: Duration = Duration::from_secs(600);
 /// How often one is that moves: its progress is shown in between.
 const MOVING: Duration = Duration::from_secs(15);
 
@@ -71,8 +73,16 @@ pub async fn reconcile(
         }
     };
     let step = step::next(&gathered.observed);
+    if step == Step::Retain && waits_for_site(vm, &last, &gathered, started) {
+        let note = "waits, for at most ten minutes, until its site is ready: the replica is then marked as retained";
+        context.events.warning(vm, "WaitingForSite", note).await;
+        return Outcome::Again(Action::requeue(MOVING));
+    }
     let acted = act(step, name, &gathered, context, memory, started).await;
     if acted == Acted::Done && step == Step::Retain {
+        if let Some((replica, _)) = memory.attached.take() {
+            context.datapath.detach(&replica);
+        }
         return Outcome::Gone;
     }
     let trouble = worst_trouble(memory, &gathered);
@@ -120,6 +130,25 @@ fn tell_others(
     if last.recovery_points.is_none() && status.recovery_points.is_some() {
         context.touch_waiting(&site);
     }
+}
+
+/// Whether a deletion waits because nobody can write down that the replica is retained: its site is not there or not
+/// ready. A site that another cluster acts for is not waited for.
+fn waits_for_site(
+    vm: &ProtectedVM,
+    last: &ProtectedVMStatus,
+    gathered: &Gathered,
+    now: jiff::Timestamp,
+) -> bool {
+    let unready = matches!(
+        gathered.observed.site,
+        step::Site::Missing | step::Site::NotReady(_)
+    );
+    let deleted = vm.metadata.deletion_timestamp.as_ref();
+    let lately = deleted.is_some_and(|deleted| {
+        Duration::try_from(now.duration_since(deleted.0)).is_ok_and(|since| since < GIVE_UP)
+    });
+    unready && last.replica_id.is_some() && lately
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -23,6 +23,10 @@ impl Engine {
             Err(Error::Host(error)) if error.kind == Kind::PointNotFound => {
                 return Ok(Event::PointLost);
             }
+            // Without a cursor of every disk there is nothing that changes could be counted from.
+            Err(error) if class(error.code()) == Class::ResyncRequired => {
+                return Ok(Event::TrackingLost);
+            }
             Err(error) => return Err(error),
         };
         self.wait_until_free().await?;

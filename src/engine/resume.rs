@@ -7,7 +7,7 @@
 //! | all copied, of one point | there, or released by us before | Releasing (a release may be repeated) |
 //! | some copying, of one point | there | Copying |
 //! | some copying | gone, or of several points | FreezingCopy: the copy compares with what was applied |
-//! | all tracking | – | Shipping, if a capture is whole; else Replicating |
+//! | all tracking | – | Shipping, if a capture is whole; else FreezingDelta: only a barrier shows whether tracking held |
 //!
 //! A point that is not gone on with is in the way of the next one: it is abandoned, at the latest when that is taken.
 //!
@@ -51,7 +51,7 @@ pub fn resume(found: &Found<'_>) -> Phase {
         });
     }
     if let Some(since) = all_tracking(found) {
-        return Phase::Replicating { since };
+        return Phase::FreezingDelta { since };
     }
     let Some(point) = one_point(found) else {
         return Phase::FreezingCopy;
@@ -258,7 +258,7 @@ mod tests {
         let mut tracked = case([(1, tracking("a")), (2, tracking("b"))]);
         assert_eq!(
             tracked.resumed(),
-            Phase::Replicating {
+            Phase::FreezingDelta {
                 since: since.clone()
             }
         );

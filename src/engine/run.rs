@@ -136,9 +136,6 @@ impl Engine {
             capture: record.map(|record| record.since),
         };
         let phase = resume::resume(&found);
-        if let Phase::Replicating { .. } = phase {
-            self.abandon(points).await?;
-        }
         tracing::info!(replica = %self.store.id, ?phase, "resumes");
         Ok(phase)
     }

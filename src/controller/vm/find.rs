@@ -41,6 +41,12 @@ pub fn find(
     {
         found = matching(hosts, |machine| machine.id == *known);
     }
+    // A second machine of the name does not take away the one that the object is bound to.
+    if let Some(known) = known.filter(|_| selector.name.is_some())
+        && found.iter().any(|found| found.machine.id == *known)
+    {
+        found.retain(|found| found.machine.id == *known);
+    }
     let mut ids: Vec<&VmId> = found.iter().map(|found| &found.machine.id).collect();
     ids.sort_unstable();
     ids.dedup();

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 
 use crate::api::hyperv_site::HyperVSite;
 use crate::api::protected_vm::ProtectedVM;
+use crate::api::vm_status::ReplicationState;
 use crate::controller::context::{Context, name_of};
 use crate::controller::documents;
 use crate::controller::site::handle::{SiteHandle, SiteView};
@@ -77,6 +78,11 @@ pub async fn gather(
         (Some(_), Some(SiteView::NotOurs(why))) => (step::Site::NotOurs(why), None),
         (Some(_), Some(SiteView::Ready(handle))) => (step::Site::Ready, Some(handle)),
     };
+    if matches!(view, step::Site::NotOurs(_))
+        && let Some((replica, _)) = memory.attached.take()
+    {
+        context.datapath.detach(&replica);
+    }
     let record = handle
         .as_ref()
         .and_then(|handle| handle.record(name))
@@ -407,18 +413,33 @@ fn agent(found: Option<&Found>, replication: Option<&ReplicationObservation>) ->
 /// A VM whose first copy is not done, as its host says.
 fn entry(context: &Context, vm: &ProtectedVM, on: &Found) -> Option<Entry> {
     let object = name_of(vm)?;
-    let replica = vm.status.as_ref()?.replica_id.as_ref()?.parse().ok()?;
+    let status = vm.status.as_ref()?;
+    let replica = status.replica_id.as_ref()?.parse().ok()?;
     let replication = on.state.observed.replications.get(&replica)?;
-    let observed = context.datapath.observe(&replica)?;
-    let manifest = observed.manifest.as_ref()?;
-    manifest.points.is_empty().then(|| Entry {
+    let begun = replication.phase != Phase::Created;
+    let goes_nowhere = vm.spec.suspend
+        || vm.metadata.deletion_timestamp.is_some()
+        || status.state == Some(ReplicationState::EnablingFailed);
+    if !begun && goes_nowhere {
+        return None;
+    }
+    let manifest = context
+        .datapath
+        .observe(&replica)
+        .and_then(|observed| observed.manifest);
+    // Until the data path has answered, what runs may be a first copy.
+    let copied = match manifest {
+        Some(manifest) => !manifest.points.is_empty(),
+        None => !begun || replication.phase == Phase::Replicating,
+    };
+    (!copied).then(|| Entry {
         object,
         created: vm
             .metadata
             .creation_timestamp
             .as_ref()
             .map_or(Timestamp::MAX, |time| time.0),
-        running: replication.phase != Phase::Created,
+        running: begun,
     })
 }
 

@@ -42,7 +42,9 @@ pub async fn perform(
         (Step::Record, Some(site), Some(found)) => {
             record(name, gathered, context, site, found).await
         }
-        (Step::CreateReplica, Some(site), _) => create_replica(gathered, context, site).await,
+        (Step::CreateReplica, Some(site), _) => {
+            create_replica(gathered, context, site, memory).await
+        }
         (Step::Describe, Some(site), Some(found)) => {
             describe_machine(gathered, memory, site, found).await
         }
@@ -103,7 +105,10 @@ async fn create_replica(
     gathered: &Gathered,
     context: &Context,
     site: &SiteHandle,
+    memory: &mut VmMemory,
 ) -> Result<(), Fault> {
+    // In containers that are new there is no fence, whatever was there before.
+    memory.fence = None;
     let replica = &replica_of(gathered)?.replica;
     for container in [site.prefix.inbox(replica), site.prefix.replica(replica)] {
         site.account

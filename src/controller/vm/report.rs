@@ -458,14 +458,18 @@ fn replicating(facts: &Facts<'_>) -> Said {
         ),
         (Agent::Absent, None) => said(Status::False, "NotStarted", ""),
         (Agent::Replicating(Phase::Created), None) => said(Status::False, "NotStarted", ""),
-        (Agent::Replicating(phase), None) => said(Status::True, phase_name(phase), ""),
+        (Agent::Replicating(phase), None) => {
+            said(Status::True, phase_name(phase, facts.observed.point), "")
+        }
     }
 }
 
-const fn phase_name(phase: Phase) -> &'static str {
+const fn phase_name(phase: Phase, point: bool) -> &'static str {
     match phase {
         Phase::Created => "NotStarted",
         Phase::Replicating => "UpToDate",
+        // After a restart of the agent, say: what changed meanwhile follows.
+        _ if point => "CatchingUp",
         Phase::Resuming
         | Phase::Freezing
         | Phase::Copying

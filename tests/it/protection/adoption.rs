@@ -1,13 +1,20 @@
 //! What stands in storage is found again by whoever has lost everything else.
 
+use std::time::Duration;
+
 use site_recovery::api::vm_status::ProtectedVMStatus;
+use site_recovery::blob::names::{BlobRef, SnapshotId};
+use site_recovery::lab::guest;
+use site_recovery::lab::guest::client::{Address, Client};
+use site_recovery::lab::stage::Controller;
 use site_recovery::lab::stage::host::Host;
 use site_recovery::replica::manifest::Manifest;
-use site_recovery::units::MIB;
+use site_recovery::replica::names;
+use site_recovery::units::{ByteRange, MIB, to_usize};
 
-use super::world::{World, machine, protected_vm, until, values};
+use super::world::{World, blocking, machine, protected_vm, until, values};
 
-async fn protected() -> (World, Host, String) {
+async fn protected() -> (World, Host, Controller, String) {
     let world = World::new().await;
     let mut host = world.host("hv1").await;
     machine(&host, "web", &[("scsi:0:0", 128 * MIB)], 48 * MIB).await;
@@ -16,27 +23,32 @@ async fn protected() -> (World, Host, String) {
     world.apply(&[protected_vm("web")]).await;
     let controller = world.stage.controller("c0").await.unwrap();
     let status = world.until_protected("web").await;
-    drop(controller);
-    (world, host, status.replica_id.unwrap())
+    (world, host, controller, status.replica_id.unwrap())
 }
 
-/// Waits until the agent says that it has nothing to copy, and checks that nothing was sent and nothing applied.
-async fn nothing_was_copied(world: &World, replica: &str, before: &Manifest) {
+/// Waits until the agent has shipped what changed.
+async fn until_up_to_date(world: &World) {
     let up_to_date = |status: &ProtectedVMStatus| {
         let mut conditions = status.conditions.iter();
         let replicating = conditions.find(|condition| condition.type_ == "Replicating");
         replicating.is_some_and(|replicating| replicating.reason == "UpToDate")
     };
     world.until_status("web", "up to date", up_to_date).await;
-    let after = world.manifest(replica).await.unwrap();
-    assert_eq!(after.points, before.points);
-    assert_eq!(after.last_applied, before.last_applied);
-    assert_eq!(world.inbox(replica).await, []);
+}
+
+/// Checks that nothing but barriers followed: a copy would have taken sequences without a point.
+fn assert_only_changes_followed(after: &Manifest, before: &Manifest) {
+    assert_eq!(after.chain, before.chain);
+    assert!(after.points.starts_with(&before.points));
+    let value = |manifest: &Manifest| usize::try_from(manifest.last_applied.sequence.value());
+    let sequences = value(after).unwrap() - value(before).unwrap();
+    assert_eq!(sequences, after.points.len() - before.points.len());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rebuilt_cluster_stands_back_until_told_and_then_copies_nothing_again() {
-    let (mut world, _host, replica) = protected().await;
+    let (mut world, _host, lost, replica) = protected().await;
+    drop(lost);
     let before = world.manifest(&replica).await.unwrap();
 
     world.stage.rebuild_cluster(&values()).await.unwrap();
@@ -70,27 +82,67 @@ async fn a_rebuilt_cluster_stands_back_until_told_and_then_copies_nothing_again(
     let status = world.until_protected("web").await;
 
     assert_eq!(status.replica_id.as_deref(), Some(replica.as_str()));
-    nothing_was_copied(&world, &replica, &before).await;
+    until_up_to_date(&world).await;
+    let after = world.manifest(&replica).await.unwrap();
+    assert_only_changes_followed(&after, &before);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_that_has_lost_its_folder_goes_on_with_the_changes() {
-    let (world, mut host, replica) = protected().await;
+    let (world, mut host, _controller, replica) = protected().await;
     let before = world.manifest(&replica).await.unwrap();
 
     host.kill_agent();
     std::fs::remove_dir_all(host.agent_state()).unwrap();
     host.start_agent().unwrap();
-    let _controller = world.stage.controller("c1").await.unwrap();
 
-    let log = host.agent().unwrap().log().clone();
-    let resumed = until("the agent to go on", async || {
-        let text = log.text();
-        let resumed = text.lines().find(|line| line.contains("resumes"));
-        resumed.map(str::to_owned)
+    // It asks the hypervisor by a barrier whether its changes were counted all the time.
+    let after = until("the point that follows a restart", async || {
+        let manifest = world.manifest(&replica).await?;
+        (manifest.points.len() > before.points.len()).then_some(manifest)
     })
     .await;
-    assert!(resumed.contains("Replicating"), "{resumed}");
-    nothing_was_copied(&world, &replica, &before).await;
+    assert_only_changes_followed(&after, &before);
+    until_up_to_date(&world).await;
     world.until_protected("web").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_was_retained_is_compared_before_it_is_believed_again() {
+    let (world, host, _controller, replica) = protected().await;
+    let before = world.manifest(&replica).await.unwrap();
+    let delete = ["delete", "protectedvm", "web"];
+    world.stage.kubectl(&delete, b"").await.unwrap();
+    // Nobody counts these changes.
+    let address = Address::Tcp(host.nbd());
+    let changed = ByteRange::new(8 * MIB, 12 * MIB).unwrap();
+    blocking(move || guest::fill(&address, "web/scsi:0:0", changed, 99).unwrap()).await;
+
+    world.apply(&[protected_vm("web")]).await;
+    let after = until("the point that follows", async || {
+        let manifest = world.manifest(&replica).await?;
+        (manifest.points.len() > before.points.len()).then_some(manifest)
+    })
+    .await;
+
+    let status = world.until_protected("web").await;
+    assert_eq!(status.replica_id.as_deref(), Some(replica.as_str()));
+    assert!(after.points.starts_with(&before.points));
+    // What is in the new point is what the guest has: the changes were found by comparison.
+    let (disk, point) = after.points.last().unwrap().disks.iter().next().unwrap();
+    let container = world.account().container(&format!("sr-r-{replica}"));
+    let snapshot: SnapshotId = point.snapshot.parse().unwrap();
+    let blob = BlobRef::at(names::disk(disk), snapshot);
+    let got = container.get(&blob, Some(changed), changed.len()).await;
+    let got = got.unwrap().bytes;
+    let address = Address::Tcp(host.nbd());
+    let found = blocking(move || {
+        let mut client =
+            Client::connect(&address, "web/scsi:0:0", Duration::from_secs(60)).unwrap();
+        let mut bytes = vec![0; to_usize(changed.len())];
+        client.read(changed.start(), &mut bytes).unwrap();
+        bytes
+    })
+    .await;
+    assert!(got == found, "the point lacks what was written meanwhile");
 }
