@@ -142,7 +142,7 @@ async fn the_api_server_takes_what_is_rendered() {
             "annotations": { "example.com/a": "b" },
         } },
         "logFilter": "warn,site_recovery=debug",
-        "extraEnv": [{ "name": "HTTPS_PROXY", "value": "http://proxy:3128" }],
+        "extraEnv": [{ "name": "HTTPS_PROXY", "value": "http://10.0.0.1:3128" }],
         "commonLabels": { "team": "dr" },
         "podLabels": { "azure.workload.identity/use": "true" },
         "podAnnotations": { "example.com/a": "b" },
