@@ -19,7 +19,8 @@ use uuid::Uuid;
 use crate::ids::ReplicaId;
 use crate::report::Fault;
 use crate::wire::{
-    Answer, Command, Hello, HelloReply, Observations, Relationship, Remove, Settings, Start,
+    Answer, Command, Hello, HelloReply, Observations, Relationship, Remove, Resynchronize,
+    Settings, Start, Synchronize,
 };
 
 pub use http::HttpAgent;
@@ -56,6 +57,22 @@ pub trait Agent: Send + Sync {
     /// # Errors
     /// As said at the trait; `NotReplicating` if there is no such relationship.
     async fn start(&self, replica: &ReplicaId, command: &Command<Start>) -> Result<Answer, Fault>;
+
+    /// # Errors
+    /// As said at the trait; `NotReplicating` if nothing is replicated.
+    async fn synchronize(
+        &self,
+        replica: &ReplicaId,
+        command: &Command<Synchronize>,
+    ) -> Result<Answer, Fault>;
+
+    /// # Errors
+    /// As said at the trait; `NotReplicating` if there is no such relationship.
+    async fn resynchronize(
+        &self,
+        replica: &ReplicaId,
+        command: &Command<Resynchronize>,
+    ) -> Result<Answer, Fault>;
 
     /// # Errors
     /// As said at the trait; a relationship that is not there any more is success.

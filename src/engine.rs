@@ -12,6 +12,8 @@
 
 pub mod capture;
 pub mod copy;
+pub mod cycles;
+pub mod demand;
 pub mod error;
 pub mod filling;
 pub mod ledger;
@@ -26,6 +28,7 @@ pub mod throttle;
 
 mod capturing;
 mod copying;
+mod freezing;
 
 pub use error::Error;
 pub use run::{Engine, Observation, Options};

@@ -66,6 +66,10 @@ codes! {
     TrackingLost: "Nothing: the VM is resynchronized.";
     /// A disk changed while nobody tracked it.
     DiskChangedOffline: "Nothing: the VM is resynchronized.";
+    /// So much of a disk changed that comparing it costs less than sending the changes.
+    TooManyChanges: "Nothing: the VM is resynchronized; if it recurs, widen the link or shorten the copy interval.";
+    /// Somebody asked for a comparison of the VM with its replica.
+    ResyncRequested: "Nothing: the VM is resynchronized.";
     /// The disks of the VM are not those that were replicated.
     DiskSetChanged: "Nothing: the changed disks are copied.";
     /// The agent's own record of a VM cannot be read.

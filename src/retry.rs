@@ -67,6 +67,8 @@ pub const fn class(code: Code) -> Class {
         Code::TrackingLost
         | Code::DiskChangedOffline
         | Code::DiskSetChanged
+        | Code::TooManyChanges
+        | Code::ResyncRequested
         | Code::SealInvalid
         | Code::SequenceGap => Class::ResyncRequired,
     }

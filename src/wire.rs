@@ -9,6 +9,8 @@
 //! | `PUT /v1/settings` | [`Command`]`<`[`Settings`]`>` → [`Answer`] | what holds for the whole host |
 //! | `PUT /v1/replications/{replica}` | [`Command`]`<`[`Relationship`]`>` → [`Answer`] | CreateReplicationRelationship |
 //! | `POST /v1/replications/{replica}/start` | [`Command`]`<`[`Start`]`>` → [`Answer`] | StartReplication |
+//! | `POST /v1/replications/{replica}/synchronize` | [`Command`]`<`[`Synchronize`]`>` → [`Answer`] | a barrier now |
+//! | `POST /v1/replications/{replica}/resynchronize` | [`Command`]`<`[`Resynchronize`]`>` → [`Answer`] | compare all disks |
 //! | `POST /v1/replications/{replica}/remove` | [`Command`]`<`[`Remove`]`>` → [`Answer`] | RemoveReplicationRelationship |
 //!
 //! A failed request answers with a [`Fault`] as its body and a status by [`status_of`]. Both sides ignore fields that they do
@@ -131,7 +133,17 @@ pub struct Relationship {
     pub vm: VmId,
     pub disks: Vec<RelatedDisk>,
     pub policy: Policy,
+    /// Nothing is frozen, captured or shipped as long as this holds; writes go on being tracked.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub suspended: bool,
+    /// Whether a resynchronization may run now. First copies do not wait for it.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub resynchronize: bool,
     pub storage: StorageAccess,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// A replicated disk.
@@ -180,6 +192,16 @@ pub struct ContainerAccess {
 #[serde(rename_all = "camelCase")]
 pub struct Start {}
 
+/// Take a barrier now, beside those of the copy interval.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Synchronize {}
+
+/// Compare all disks with the replica, whether or not anything demands it. It begins when the relationship allows it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Resynchronize {}
+
 /// End replication on the host: tracking, checkpoints and logs of ours go, the VM and its disks stay.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -203,6 +225,8 @@ pub const fn status_of(code: Code) -> u16 {
         | Code::TrackingLost
         | Code::DiskChangedOffline
         | Code::DiskSetChanged
+        | Code::TooManyChanges
+        | Code::ResyncRequested
         | Code::AgentStateDamaged
         | Code::Configuration
         | Code::AgentUnreachable

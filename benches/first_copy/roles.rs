@@ -148,6 +148,9 @@ fn engine(
             vm: order.vm,
             disks: [(order.disk, order.slot)].into(),
             compress: true,
+            interval: Duration::from_secs(3600),
+            application_every: None,
+            resynchronize: true,
             folder: order.state,
         },
         throttle: Arc::new(Throttle::new(None)),
@@ -155,6 +158,7 @@ fn engine(
         progress,
         publish,
         retry: Arc::new(Notify::new()),
+        synchronize: Arc::new(Notify::new()),
         stop: CancellationToken::new(),
     })
 }

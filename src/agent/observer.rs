@@ -15,7 +15,7 @@ use crate::engine::progress::{self, Counted, Pace, Progress};
 use crate::engine::{self, Engine};
 use crate::ids::{DiskId, ReplicaId, VmId};
 use crate::units::Generation;
-use crate::wire::observation::ReplicationObservation;
+use crate::wire::observation::{Phase, ReplicationObservation};
 
 /// How often progress is looked at.
 const LOOK: Duration = Duration::from_secs(2);
@@ -28,6 +28,7 @@ pub struct Subject {
     replica: ReplicaId,
     vm: VmId,
     generation: Generation,
+    suspended: bool,
 }
 
 impl Subject {
@@ -36,12 +37,20 @@ impl Subject {
             replica: replication.relationship.replica.clone(),
             vm: replication.relationship.vm.clone(),
             generation: replication.generation,
+            suspended: replication.started && replication.relationship.suspended,
         }
     }
 
     /// What is shown of a relationship without an engine.
     pub fn idle(&self, expires: Timestamp) -> ReplicationObservation {
-        self.observation(&Engine::initial(), &BTreeMap::new(), expires)
+        let idle = self.observation(&Engine::initial(), &BTreeMap::new(), expires);
+        match self.suspended {
+            true => ReplicationObservation {
+                phase: Phase::Suspended,
+                ..idle
+            },
+            false => idle,
+        }
     }
 
     fn observation(
@@ -58,6 +67,13 @@ impl Subject {
             disks: translate::disks(&engine.phase, counted),
             sealed: engine.sealed,
             credentials_expire: expires,
+            synchronized: engine.synchronized,
+            cycles: translate::cycles(&engine.cycles),
+            resync: engine
+                .demand
+                .as_ref()
+                .map(|demand| translate::resync(&engine.phase, demand)),
+            quiesce: engine.quiesce.clone(),
             trouble: engine.trouble.clone(),
         }
     }

@@ -24,8 +24,8 @@ use crate::agent::routes::request::{Body, Led, Poll, Replica};
 use crate::ids::ReplicaId;
 use crate::report::{Code, Fault};
 use crate::wire::{
-    self, Answer, Command, Hello, HelloReply, Observations, Relationship, Remove, Settings, Start,
-    Versions,
+    self, Answer, Command, Hello, HelloReply, Observations, Relationship, Remove, Resynchronize,
+    Settings, Start, Synchronize, Versions,
 };
 
 /// How long whoever asked waits for a command; the controller gives up a little later.
@@ -64,6 +64,22 @@ pub trait Service: Send + Sync + 'static {
     /// # Errors
     /// What is in the way; `NotReplicating` if there is no such relationship.
     async fn start(&self, replica: ReplicaId, command: Command<Start>) -> Result<Answer, Fault>;
+
+    /// # Errors
+    /// What is in the way; `NotReplicating` if nothing is replicated.
+    async fn synchronize(
+        &self,
+        replica: ReplicaId,
+        command: Command<Synchronize>,
+    ) -> Result<Answer, Fault>;
+
+    /// # Errors
+    /// What is in the way; `NotReplicating` if there is no such relationship.
+    async fn resynchronize(
+        &self,
+        replica: ReplicaId,
+        command: Command<Resynchronize>,
+    ) -> Result<Answer, Fault>;
 
     /// # Errors
     /// What is in the way. A relationship that is not there any more is success.
@@ -113,6 +129,11 @@ pub fn router(service: Arc<dyn Service>) -> Router {
         .route("/v1/settings", put(settings))
         .route("/v1/replications/{replica}", put(create_relationship))
         .route("/v1/replications/{replica}/start", post(start))
+        .route("/v1/replications/{replica}/synchronize", post(synchronize))
+        .route(
+            "/v1/replications/{replica}/resynchronize",
+            post(resynchronize),
+        )
         .route("/v1/replications/{replica}/remove", post(remove))
         .fallback(request::unknown)
         .method_not_allowed_fallback(request::unknown)
@@ -236,6 +257,28 @@ async fn start(
     let service = routes.service.clone();
     let work = async move { service.start(replica, command).await };
     routes.perform("start", work).await
+}
+
+async fn synchronize(
+    State(routes): State<Routes>,
+    _: Led,
+    Replica(replica): Replica,
+    Body(command): Body<Command<Synchronize>>,
+) -> Reply<Answer> {
+    let service = routes.service.clone();
+    let work = async move { service.synchronize(replica, command).await };
+    routes.perform("synchronize", work).await
+}
+
+async fn resynchronize(
+    State(routes): State<Routes>,
+    _: Led,
+    Replica(replica): Replica,
+    Body(command): Body<Command<Resynchronize>>,
+) -> Reply<Answer> {
+    let service = routes.service.clone();
+    let work = async move { service.resynchronize(replica, command).await };
+    routes.perform("resynchronize", work).await
 }
 
 async fn remove(

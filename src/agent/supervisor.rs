@@ -26,19 +26,20 @@ use crate::blob::client::container::ContainerClient;
 use crate::blob::credential::RenewableSas;
 use crate::blob::endpoint::Endpoint;
 use crate::blob::http::Http;
+use crate::engine::demand;
 use crate::engine::ledger::Store;
 use crate::engine::progress::Progress;
 use crate::engine::throttle::Throttle;
 use crate::engine::{self, Engine};
 use crate::host::Hypervisor;
-use crate::ids::{DiskId, HostName, ReplicaId};
+use crate::ids::{DiskId, HostName, OperationId, ReplicaId};
 use crate::replica::seal::Writer;
 use crate::report::{Code, Fault};
 use crate::units::{Clock, Generation};
 use crate::wire::observation::HostObservation;
 use crate::wire::{
-    Answer, Command, Hello, HelloReply, Observations, Relationship, Remove, Settings, Start,
-    StorageAccess,
+    Answer, Command, Hello, HelloReply, Observations, Policy, Relationship, Remove, Resynchronize,
+    Settings, Start, StorageAccess, Synchronize,
 };
 
 /// How long an engine may take to end.
@@ -73,6 +74,7 @@ struct Running {
     inbox: RenewableSas,
     replica: RenewableSas,
     expire: watch::Sender<Timestamp>,
+    synchronize: Arc<Notify>,
     stop: CancellationToken,
     engine: AbortOnDropHandle<()>,
     _observer: AbortOnDropHandle<()>,
@@ -176,7 +178,8 @@ impl Supervisor {
     }
 
     fn run_if_started(&self, replication: &Replication) -> Option<Running> {
-        if !replication.started || self.stop.is_cancelled() {
+        let relationship = &replication.relationship;
+        if !replication.started || relationship.suspended || self.stop.is_cancelled() {
             return None;
         }
         match self.spawn(replication) {
@@ -202,6 +205,7 @@ impl Supervisor {
             .collect();
         let (publish, observed) = watch::channel(Engine::initial());
         let stop = self.stop.child_token();
+        let synchronize = Arc::new(Notify::new());
         let engine = Engine {
             hypervisor: self.edges.hypervisor.clone(),
             store,
@@ -213,6 +217,9 @@ impl Supervisor {
                 vm: relationship.vm.clone(),
                 disks,
                 compress: relationship.policy.compress,
+                interval: Duration::from_secs(relationship.policy.copy_interval.into()),
+                application_every: application_every(&relationship.policy),
+                resynchronize: relationship.resynchronize,
                 folder: self.state.of(&relationship.replica),
             },
             throttle: self.throttle.clone(),
@@ -220,6 +227,7 @@ impl Supervisor {
             progress: progress.clone(),
             publish,
             retry: Arc::new(Notify::new()),
+            synchronize: synchronize.clone(),
             stop: stop.clone(),
         };
         let (expire, expires) = watch::channel(relationship.storage.expires);
@@ -235,6 +243,7 @@ impl Supervisor {
             inbox,
             replica,
             expire,
+            synchronize,
             stop,
             engine: AbortOnDropHandle::new(tokio::spawn(engine.run())),
             _observer: AbortOnDropHandle::new(tokio::spawn(observer.run())),
@@ -294,6 +303,24 @@ impl Supervisor {
 
     fn keep(&self, replication: &Replication) -> Result<(), Fault> {
         self.state.keep(replication).map_err(|error| error.fault())
+    }
+
+    /// Writes down that an operation was done.
+    fn remember(&self, supervised: &mut Supervised, operation: &OperationId) -> Result<(), Fault> {
+        supervised.replication.done(operation.clone());
+        self.keep(&supervised.replication)
+    }
+
+    fn known<'a>(
+        &self,
+        replications: &'a mut BTreeMap<ReplicaId, Supervised>,
+        replica: &ReplicaId,
+    ) -> Result<&'a mut Supervised, Fault> {
+        replications.get_mut(replica).ok_or_else(|| {
+            let host = &self.host;
+            let message = format!("host {host} has no relationship of replica {replica}");
+            Fault::new(Code::NotReplicating, message)
+        })
     }
 }
 
@@ -388,13 +415,7 @@ impl Service for Supervisor {
 
     async fn start(&self, replica: ReplicaId, command: Command<Start>) -> Result<Answer, Fault> {
         let mut replications = self.replications.lock().await;
-        let Some(supervised) = replications.get_mut(&replica) else {
-            let message = format!(
-                "host {} has no relationship of replica {replica}",
-                self.host
-            );
-            return Err(Fault::new(Code::NotReplicating, message));
-        };
+        let supervised = self.known(&mut replications, &replica)?;
         let repeated = self
             .admit(&replica, Some(&supervised.replication), &command)
             .await?;
@@ -405,6 +426,61 @@ impl Service for Supervisor {
             self.keep(&next)?;
             supervised.running = self.run_if_started(&next);
             supervised.replication = next;
+        }
+        Ok(Answer {
+            operation: command.operation,
+            repeated,
+        })
+    }
+
+    async fn synchronize(
+        &self,
+        replica: ReplicaId,
+        command: Command<Synchronize>,
+    ) -> Result<Answer, Fault> {
+        let mut replications = self.replications.lock().await;
+        let supervised = self.known(&mut replications, &replica)?;
+        let repeated = self
+            .admit(&replica, Some(&supervised.replication), &command)
+            .await?;
+        let Some(running) = &supervised.running else {
+            let message = format!("replication of {replica} is suspended or was not started");
+            return Err(Fault::new(Code::NotReplicating, message));
+        };
+        if !repeated {
+            running.synchronize.notify_one();
+            self.remember(supervised, &command.operation)?;
+        }
+        Ok(Answer {
+            operation: command.operation,
+            repeated,
+        })
+    }
+
+    async fn resynchronize(
+        &self,
+        replica: ReplicaId,
+        command: Command<Resynchronize>,
+    ) -> Result<Answer, Fault> {
+        let mut replications = self.replications.lock().await;
+        let supervised = self.known(&mut replications, &replica)?;
+        let repeated = self
+            .admit(&replica, Some(&supervised.replication), &command)
+            .await?;
+        if !repeated {
+            if let Some(running) = supervised.running.take() {
+                running.end().await;
+            }
+            let disks = supervised.replication.relationship.disks.iter();
+            let reason = Fault::new(Code::ResyncRequested, "a resynchronization was asked for");
+            demand::add(
+                &self.state.of(&replica),
+                disks.map(|disk| disk.id.clone()),
+                reason,
+            )
+            .map_err(|error| Fault::of(Code::HostIo, &error))?;
+            self.remember(supervised, &command.operation)?;
+            supervised.running = self.run_if_started(&supervised.replication);
         }
         Ok(Answer {
             operation: command.operation,
@@ -442,6 +518,11 @@ impl Service for Supervisor {
             repeated: false,
         })
     }
+}
+
+fn application_every(policy: &Policy) -> Option<Duration> {
+    let hours = u64::from(policy.application_consistent_hours);
+    (hours > 0).then(|| Duration::from_secs(hours * 3600))
 }
 
 /// Whether a new relationship changes nothing but signatures, so that the engine can go on.

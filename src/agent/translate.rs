@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::engine::cycles;
+use crate::engine::demand::Demand;
 use crate::engine::phase::Phase;
 use crate::engine::progress::{Limit, Pace};
 use crate::ids::DiskId;
@@ -12,12 +14,32 @@ pub(super) const fn phase(phase: &Phase) -> observation::Phase {
     match phase {
         Phase::Created => observation::Phase::Created,
         Phase::Resuming => observation::Phase::Resuming,
-        Phase::FreezingCopy | Phase::FreezingDelta { .. } => observation::Phase::Freezing,
+        Phase::ResyncRequired { .. } => observation::Phase::ResyncRequired,
+        Phase::FreezingCopy { .. } | Phase::FreezingDelta { .. } => observation::Phase::Freezing,
         Phase::Copying { .. } => observation::Phase::Copying,
         Phase::Releasing { .. } => observation::Phase::Merging,
         Phase::Capturing { .. } => observation::Phase::Capturing,
         Phase::Shipping { .. } => observation::Phase::Shipping,
         Phase::Replicating { .. } => observation::Phase::Replicating,
+    }
+}
+
+/// What the barriers came to, for the controller.
+pub(super) fn cycles(counted: &cycles::Counted) -> observation::Cycles {
+    observation::Cycles {
+        completed: counted.completed,
+        missed: counted.missed,
+        changed: counted.changed,
+        latency: u64::try_from(counted.latency.as_millis()).unwrap_or(u64::MAX),
+    }
+}
+
+/// What has to be compared, for the controller.
+pub(super) fn resync(phase: &Phase, demand: &Demand) -> observation::Resync {
+    observation::Resync {
+        disks: demand.disks.iter().cloned().collect(),
+        reason: demand.reason.clone(),
+        running: !matches!(phase, Phase::ResyncRequired { .. }),
     }
 }
 
@@ -47,6 +69,7 @@ pub(super) fn disks(
             done: counted.done,
             sent: counted.sent,
             rate: pace.rate,
+            pending: counted.pending,
             limited_by: limit(phase, pace),
         });
     disks.collect()

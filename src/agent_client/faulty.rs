@@ -17,7 +17,8 @@ use crate::agent_client::Agent;
 use crate::ids::ReplicaId;
 use crate::report::{Code, Fault};
 use crate::wire::{
-    Answer, Command, Hello, HelloReply, Observations, Relationship, Remove, Settings, Start,
+    Answer, Command, Hello, HelloReply, Observations, Relationship, Remove, Resynchronize,
+    Settings, Start, Synchronize,
 };
 
 /// The requests of the wire.
@@ -28,6 +29,8 @@ pub enum Request {
     Settings,
     CreateRelationship,
     Start,
+    Synchronize,
+    Resynchronize,
     Remove,
 }
 
@@ -167,6 +170,24 @@ impl<A: Agent> Agent for Faulty<A> {
         self.call(Request::Start, perform).await
     }
 
+    async fn synchronize(
+        &self,
+        replica: &ReplicaId,
+        command: &Command<Synchronize>,
+    ) -> Result<Answer, Fault> {
+        let perform = self.inner.synchronize(replica, command);
+        self.call(Request::Synchronize, perform).await
+    }
+
+    async fn resynchronize(
+        &self,
+        replica: &ReplicaId,
+        command: &Command<Resynchronize>,
+    ) -> Result<Answer, Fault> {
+        let perform = self.inner.resynchronize(replica, command);
+        self.call(Request::Resynchronize, perform).await
+    }
+
     async fn remove(
         &self,
         replica: &ReplicaId,
@@ -219,6 +240,22 @@ mod tests {
         }
 
         async fn start(&self, _: &ReplicaId, it: &Command<Start>) -> Result<Answer, Fault> {
+            Ok(self.answer(it))
+        }
+
+        async fn synchronize(
+            &self,
+            _: &ReplicaId,
+            it: &Command<Synchronize>,
+        ) -> Result<Answer, Fault> {
+            Ok(self.answer(it))
+        }
+
+        async fn resynchronize(
+            &self,
+            _: &ReplicaId,
+            it: &Command<Resynchronize>,
+        ) -> Result<Answer, Fault> {
             Ok(self.answer(it))
         }
 

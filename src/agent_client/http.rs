@@ -25,7 +25,8 @@ use crate::agent_client::link::Link;
 use crate::ids::{HostName, ReplicaId};
 use crate::report::{Code, Fault, chain};
 use crate::wire::{
-    self, Answer, Command, Hello, HelloReply, Observations, Relationship, Remove, Settings, Start,
+    self, Answer, Command, Hello, HelloReply, Observations, Relationship, Remove, Resynchronize,
+    Settings, Start, Synchronize,
 };
 
 pub use crate::agent_client::link::KeepAlive;
@@ -299,6 +300,26 @@ impl Agent for HttpAgent {
     async fn start(&self, replica: &ReplicaId, command: &Command<Start>) -> Result<Answer, Fault> {
         let path = format!("/v1/replications/{replica}/start");
         self.command("start", Method::POST, path, command).await
+    }
+
+    async fn synchronize(
+        &self,
+        replica: &ReplicaId,
+        command: &Command<Synchronize>,
+    ) -> Result<Answer, Fault> {
+        let path = format!("/v1/replications/{replica}/synchronize");
+        self.command("synchronize", Method::POST, path, command)
+            .await
+    }
+
+    async fn resynchronize(
+        &self,
+        replica: &ReplicaId,
+        command: &Command<Resynchronize>,
+    ) -> Result<Answer, Fault> {
+        let path = format!("/v1/replications/{replica}/resynchronize");
+        self.command("resynchronize", Method::POST, path, command)
+            .await
     }
 
     async fn remove(

@@ -80,6 +80,7 @@ impl Capture<'_> {
         let log = Uuid::new_v4();
         let path = log_path(&machine, slot, id, &log)?;
         let result = self.write(hypervisor, id, slot, frozen.as_ref(), (log, &path));
+        let result = result.map_err(|error| error.of_disk(slot));
         if result.is_err() {
             remove_quietly(&path);
         }
@@ -104,8 +105,9 @@ impl Capture<'_> {
         };
         let size = frozen.size();
         let ranges = self.changed(id, frozen)?;
+        let changed = ranges.iter().map(|range| range.len()).sum();
         if let Some(progress) = self.progress.get(id) {
-            progress.begin(ranges.iter().map(|range| range.len()).sum(), 0);
+            progress.begin(changed, 0);
         }
         let identity = Identity {
             id: log,
@@ -152,6 +154,7 @@ impl Capture<'_> {
             log,
             path: path.to_owned(),
             content,
+            changed,
         })
     }
 

@@ -7,29 +7,36 @@ use crate::durable;
 use crate::engine::capture::record::Record;
 use crate::engine::capture::replay::Replay;
 use crate::engine::capture::{self, Capture};
+use crate::engine::demand;
+use crate::engine::ledger::Ledger;
 use crate::engine::phase::{Cursors, Event};
+use crate::engine::run::Course;
 use crate::engine::source::ask;
 use crate::engine::{Engine, Error};
-use crate::host::{Consistency, Kind};
+use crate::host::{Consistency, Kind, PowerState};
 use crate::ids::FrozenPointId;
-use crate::replica::seal::{self, Barrier};
-use crate::retry::{Class, class};
+use crate::replica::seal::{self, Barrier, DiskCursor};
 
 impl Engine {
     /// Makes the point what changes are counted from, and waits until it is merged away.
-    pub(super) async fn release(&self, point: &FrozenPointId) -> Result<Event, Error> {
-        let cursors = match self.commit(point).await {
+    pub(super) async fn release(
+        &self,
+        point: &FrozenPointId,
+        kept: &Cursors,
+    ) -> Result<Event, Error> {
+        // What was demanded is sealed. From here on its disks have cursors of their own again.
+        demand::end(&self.options.folder)?;
+        self.publish_demand(None);
+        let mut cursors = match self.commit(point).await {
             Ok(cursors) => cursors,
             Err(Error::Host(error)) if error.kind == Kind::PointNotFound => {
                 return Ok(Event::PointLost);
             }
             // Without a cursor of every disk there is nothing that changes could be counted from.
-            Err(error) if class(error.code()) == Class::ResyncRequired => {
-                return Ok(Event::TrackingLost);
-            }
-            Err(error) => return Err(error),
+            Err(error) => return self.lose_tracking(error),
         };
         self.wait_until_free().await?;
+        cursors.retain(|disk, _| !kept.contains_key(disk));
         Ok(Event::Released(cursors))
     }
 
@@ -37,6 +44,7 @@ impl Engine {
         &self,
         point: &FrozenPointId,
         since: &Cursors,
+        course: &mut Course,
     ) -> Result<Event, Error> {
         let vm = self.options.vm.clone();
         let points = ask(&self.hypervisor, move |hypervisor| hypervisor.points(&vm)).await?;
@@ -78,10 +86,7 @@ impl Engine {
             Err(Error::Host(error)) if error.kind == Kind::PointNotFound => {
                 return Ok(Event::PointLost);
             }
-            Err(error) if class(error.code()) == Class::ResyncRequired => {
-                return Ok(Event::TrackingLost);
-            }
-            Err(error) => return Err(error),
+            Err(error) => return self.lose_tracking(error),
         };
         let record = Record {
             after: ledger.last_seal(),
@@ -90,11 +95,30 @@ impl Engine {
             barrier,
             disks,
         };
+        if record.changed() == 0 && self.is_at_rest(&ledger).await? {
+            self.abandon_all().await?;
+            self.sweep(None).await?;
+            self.report_cycle(course, record.barrier.time, 0);
+            return Ok(Event::Unchanged);
+        }
         durable::write_record(&self.record_path(), &record)?;
         Ok(Event::Captured)
     }
 
-    pub(super) async fn ship(&self) -> Result<Event, Error> {
+    /// Whether the machine is off, and a point of this state has been sealed already.
+    async fn is_at_rest(&self, ledger: &Ledger) -> Result<bool, Error> {
+        let tracking = |disk| {
+            matches!(
+                ledger.cursors().get(disk),
+                Some(DiskCursor::Tracking { .. })
+            )
+        };
+        let vm = self.options.vm.clone();
+        let machine = ask(&self.hypervisor, move |hypervisor| hypervisor.machine(&vm)).await?;
+        Ok(machine.power == PowerState::Off && self.options.disks.keys().all(tracking))
+    }
+
+    pub(super) async fn ship(&self, course: &mut Course) -> Result<Event, Error> {
         let Some(record) = self.record()? else {
             return Ok(Event::CaptureLost);
         };
@@ -107,6 +131,10 @@ impl Engine {
         };
         let mut ledger = self.ledger().await?;
         let paths: Vec<PathBuf> = record.disks.iter().map(|disk| disk.path.clone()).collect();
+        let (barrier, changed) = (record.barrier.time, record.changed());
+        for disk in &record.disks {
+            self.progress_of(&disk.disk).set_pending(disk.changed);
+        }
         let replay = Replay {
             record,
             standing: ledger.cursors().clone(),
@@ -136,6 +164,8 @@ impl Engine {
         .await?;
         durable::remove(&self.record_path())?;
         paths.iter().try_for_each(|path| durable::remove(path))?;
+        self.progress.values().for_each(|disk| disk.set_pending(0));
+        self.report_cycle(course, barrier, changed);
         Ok(Event::Shipped(cursors))
     }
 

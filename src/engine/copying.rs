@@ -10,7 +10,7 @@ use crate::blob::names::BlobRef;
 use crate::engine::copy::Copy;
 use crate::engine::copy::scan::{Parts, Scan};
 use crate::engine::ledger::{Ledger, Store};
-use crate::engine::phase::Event;
+use crate::engine::phase::{Cursors, Event};
 use crate::engine::progress::Progress;
 use crate::engine::source::ask;
 use crate::engine::{Engine, Error};
@@ -27,8 +27,8 @@ const LOOK: Duration = Duration::from_secs(1);
 const TABLE_PIECE: u64 = 256 * KIB;
 
 impl Engine {
-    /// Copies the disks one by one.
-    pub(super) async fn copy(&self, point: &FrozenPointId) -> Result<Event, Error> {
+    /// Copies the disks that are not `kept`, one by one.
+    pub(super) async fn copy(&self, point: &FrozenPointId, kept: &Cursors) -> Result<Event, Error> {
         let mut ledger = self.ledger().await?;
         if !self.is_begun(&ledger, point) {
             // The copy compares with what was applied, never with what was merely sent.
@@ -37,7 +37,7 @@ impl Engine {
                 ledger = self.ledger().await?;
             }
         }
-        let positions = self.positions(&ledger, point);
+        let positions = self.positions(&ledger, point, kept);
         match self.copy_disks(&mut ledger, point, positions).await {
             Ok(()) => Ok(Event::Copied),
             Err(Error::Host(error)) if error.kind == Kind::PointNotFound => Ok(Event::PointLost),
@@ -46,7 +46,12 @@ impl Engine {
     }
 
     /// From where each disk is to be copied; nothing for one that is done.
-    fn positions(&self, ledger: &Ledger, point: &FrozenPointId) -> BTreeMap<DiskId, Option<u64>> {
+    fn positions(
+        &self,
+        ledger: &Ledger,
+        point: &FrozenPointId,
+        kept: &Cursors,
+    ) -> BTreeMap<DiskId, Option<u64>> {
         let position = |id| match ledger.cursors().get(id) {
             Some(DiskCursor::Copied { point: copied }) if copied == point => None,
             Some(DiskCursor::Copying {
@@ -55,9 +60,9 @@ impl Engine {
             }) if begun == point => Some(*position),
             Some(_) | None => Some(0),
         };
-        self.options
-            .disks
-            .keys()
+        let copied = self.options.disks.keys();
+        copied
+            .filter(|id| !kept.contains_key(*id))
             .map(|id| (id.clone(), position(id)))
             .collect()
     }
@@ -69,9 +74,9 @@ impl Engine {
         point: &FrozenPointId,
         positions: BTreeMap<DiskId, Option<u64>>,
     ) -> Result<(), Error> {
-        for (id, slot) in &self.options.disks {
-            let disk = self.open(point, slot).await?;
-            let position = positions[id].unwrap_or(disk.size());
+        for (id, position) in &positions {
+            let disk = self.open(point, &self.options.disks[id]).await?;
+            let position = position.unwrap_or(disk.size());
             let measured = tokio::task::spawn_blocking(move || allocated(disk.as_ref(), position));
             let (total, done) = measured.await.map_err(|_| Error::Broken {
                 doing: "measured a disk",
@@ -98,7 +103,7 @@ impl Engine {
         .await
     }
 
-    fn progress_of(&self, id: &DiskId) -> Arc<Progress> {
+    pub(super) fn progress_of(&self, id: &DiskId) -> Arc<Progress> {
         self.progress.get(id).cloned().unwrap_or_default()
     }
 

@@ -1,5 +1,6 @@
 //! Why an engine cannot go on.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use crate::blob;
@@ -7,10 +8,11 @@ use crate::durable;
 use crate::engine::phase;
 use crate::host;
 use crate::hrl;
-use crate::ids::{DiskId, ReplicaId};
+use crate::ids::{DiskId, DiskSlot, ReplicaId};
 use crate::replica;
 use crate::replica::table::parts;
 use crate::report::{Code, Fault};
+use crate::retry::{Class, class};
 use crate::units::{Generation, Sequence};
 
 #[derive(Debug, thiserror::Error)]
@@ -98,6 +100,34 @@ impl Error {
             Error::State(_) => Code::HostIo,
             Error::Phase(_) | Error::Broken { .. } | Error::Stopped => Code::Internal,
         }
+    }
+
+    /// The same failure; if it is the hypervisor's and names no disk, of this one.
+    #[must_use]
+    pub fn of_disk(self, slot: &DiskSlot) -> Self {
+        match self {
+            Error::Host(error) if error.disk.is_none() => Error::Host(error.of_disk(slot)),
+            other => other,
+        }
+    }
+
+    /// Of which disks changes may have been missed: all, where that is not known of one; nothing, if this is about
+    /// something else.
+    pub fn lost(&self, disks: &BTreeMap<DiskId, DiskSlot>) -> Option<Vec<DiskId>> {
+        if class(self.code()) != Class::ResyncRequired {
+            return None;
+        }
+        let slot = match self {
+            Error::Host(error) => error.disk.as_ref(),
+            _ => return None,
+        };
+        let named = disks.iter().filter(|(_, at)| Some(*at) == slot);
+        let named: Vec<DiskId> = named.map(|(id, _)| id.clone()).collect();
+        Some(if named.is_empty() {
+            disks.keys().cloned().collect()
+        } else {
+            named
+        })
     }
 
     pub fn fault(&self) -> Fault {

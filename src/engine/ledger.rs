@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::StreamExt as _;
+use jiff::Timestamp;
 
 use crate::blob::names::BlobRef;
 use crate::blob::once::{self, Creation};
@@ -130,6 +131,8 @@ pub struct Ledger {
     prev: Option<Digest>,
     /// The last sealed cursor of each disk.
     cursors: BTreeMap<DiskId, DiskCursor>,
+    /// When the last sealed barrier was taken, by the host's clock.
+    barrier: Option<Timestamp>,
     /// Whether the data path had applied everything when the ledger was read.
     applied: bool,
     manifest: Manifest,
@@ -169,6 +172,7 @@ impl Ledger {
             next: manifest.last_applied.sequence.next(),
             prev: manifest.last_applied.seal,
             cursors: manifest.last_applied.cursors.clone(),
+            barrier: manifest.points.last().map(|point| point.barrier.time),
             applied: true,
             manifest,
             store,
@@ -201,6 +205,7 @@ impl Ledger {
         }
         self.prev = Some(id);
         self.applied = false;
+        self.barrier = seal.barrier.map(|barrier| barrier.time).or(self.barrier);
         self.cursors
             .extend(seal.disks.into_iter().map(|disk| (disk.disk, disk.cursor)));
         Ok(())
@@ -217,6 +222,11 @@ impl Ledger {
 
     pub fn cursors(&self) -> &BTreeMap<DiskId, DiskCursor> {
         &self.cursors
+    }
+
+    /// When the last sealed barrier was taken, by the host's clock.
+    pub fn barrier(&self) -> Option<Timestamp> {
+        self.barrier
     }
 
     /// The seal that the next one will name.

@@ -2,17 +2,20 @@
 //!
 //! ```text
 //! Created ─Start─► Resuming ─────────────────────────┐ goes on wherever storage and hypervisor stand
-//!                     │ nothing yet                  ▼
-//!                     ▼                        (any phase below)
-//!                FreezingCopy ─Frozen─► Copying ─Copied─► Releasing ─Released─► FreezingDelta
-//!                     ▲                    │                  │                   │      ▲
-//!                     └──────PointLost─────┴──────────────────┘                Frozen    │ Due
-//!                                                                                 ▼      │
-//!                            Replicating ◄─Shipped─ Shipping ◄─Captured─ Capturing ──────┘
-//!                                 └──────────────────────────────Due──────────────► FreezingDelta
+//!                                                    ▼
+//!                                              (any phase below)
+//!
+//! ResyncRequired ─Allowed─► FreezingCopy ─Frozen─► Copying ─Copied─► Releasing ─Released─► FreezingDelta
+//!       ▲                        ▲                    │                  │                   │      ▲
+//!       │                        └──────PointLost─────┴──────────────────┘                Frozen    │ Due
+//!       │                                                                                    ▼      │
+//!       └──TrackingLost── (whatever counts changes)   Replicating ◄─Shipped─ Shipping ◄─Captured─ Capturing
+//!                                                          ▲ └──Due──► FreezingDelta               │
+//!                                                          └───────────────Unchanged───────────────┘
 //! ```
-//! `TrackingLost` leads from every phase that counts changes back to FreezingCopy, where the copy compares with what was
-//! applied. `CaptureLost` leads from Shipping back to FreezingDelta: what is lost is captured again from its cursor.
+//! A copy is of some disks: those without a cursor that changes could be counted from. The others keep theirs, and the
+//! barrier after the copy brings what changed on all. `CaptureLost` leads from Shipping back to FreezingDelta: what is
+//! lost is captured again from its cursor.
 
 use std::collections::BTreeMap;
 
@@ -29,12 +32,14 @@ pub enum Phase {
     Created,
     /// Storage and hypervisor are asked where to go on.
     Resuming,
+    /// The disks that are not `kept` have to be compared with their replica, and that is not allowed yet.
+    ResyncRequired { kept: Cursors },
     /// A point to copy is being taken.
-    FreezingCopy,
-    /// What the point holds is sent where it differs from what was applied.
-    Copying { point: FrozenPointId },
+    FreezingCopy { kept: Cursors },
+    /// What the point holds of the disks that are not `kept` is sent where it differs from what was applied.
+    Copying { point: FrozenPointId, kept: Cursors },
     /// Everything of the point is sealed. It becomes the cursor that changes are counted from, and merges away.
-    Releasing { point: FrozenPointId },
+    Releasing { point: FrozenPointId, kept: Cursors },
     /// A barrier is being taken.
     FreezingDelta { since: Cursors },
     /// What changed up to the barrier goes into a log beside each disk.
@@ -54,21 +59,25 @@ pub enum Event {
     Start,
     /// This is where to go on.
     Resumed(Phase),
+    /// The comparison may begin.
+    Allowed,
     Frozen(FrozenPointId),
     Copied,
     /// The frozen point is gone, and was not released by us.
     PointLost,
-    /// The point was released and is merged away.
+    /// The point was released and is merged away: from where the disks that it was copied of count.
     Released(Cursors),
     Captured,
+    /// Nothing changed, and nothing could: the machine is off.
+    Unchanged,
     /// The captured logs cannot be used.
     CaptureLost,
     /// The barrier is sealed; changes are counted from here now.
     Shipped(Cursors),
     /// The next barrier is due.
     Due,
-    /// A change may have been missed.
-    TrackingLost,
+    /// A change of these disks may have been missed.
+    TrackingLost(Vec<DiskId>),
 }
 
 /// An event that does not fit the phase: a fault of ours, never of the world.
@@ -85,66 +94,81 @@ impl Phase {
     /// # Errors
     /// If the event does not fit.
     pub fn on(&self, event: Event) -> Result<Phase, Rejected> {
-        let next = match (self, &event) {
-            (Phase::Created, Event::Start) => Phase::Resuming,
-            (Phase::Resuming, Event::Resumed(phase)) => phase.clone(),
-            (Phase::FreezingCopy, Event::Frozen(point)) => Phase::Copying {
-                point: point.clone(),
+        self.after(&event).ok_or_else(|| Rejected {
+            phase: self.clone(),
+            event,
+        })
+    }
+
+    fn after(&self, event: &Event) -> Option<Phase> {
+        match self {
+            Phase::Created => matches!(event, Event::Start).then_some(Phase::Resuming),
+            Phase::Resuming => match event {
+                Event::Resumed(phase) => Some(phase.clone()),
+                _ => None,
             },
-            (Phase::Copying { point }, Event::Copied) => Phase::Releasing {
-                point: point.clone(),
-            },
-            (Phase::Copying { .. } | Phase::Releasing { .. }, Event::PointLost) => {
-                Phase::FreezingCopy
+            Phase::ResyncRequired { kept }
+            | Phase::FreezingCopy { kept }
+            | Phase::Copying { kept, .. }
+            | Phase::Releasing { kept, .. } => self.after_in_copy(kept.clone(), event),
+            Phase::FreezingDelta { since }
+            | Phase::Capturing { since, .. }
+            | Phase::Shipping { since }
+            | Phase::Replicating { since } => self.after_in_delta(since.clone(), event),
+        }
+    }
+
+    fn after_in_copy(&self, kept: Cursors, event: &Event) -> Option<Phase> {
+        Some(match (self, event) {
+            (Phase::ResyncRequired { .. }, Event::Allowed)
+            | (Phase::Copying { .. } | Phase::Releasing { .. }, Event::PointLost) => {
+                Phase::FreezingCopy { kept }
             }
-            (Phase::Releasing { .. }, Event::Released(since)) => Phase::FreezingDelta {
-                since: since.clone(),
-            },
-            (Phase::FreezingDelta { since }, Event::Frozen(point)) => Phase::Capturing {
+            (Phase::FreezingCopy { .. }, Event::Frozen(point)) => Phase::Copying {
                 point: point.clone(),
-                since: since.clone(),
+                kept,
             },
-            (Phase::Capturing { since, .. }, Event::Captured) => Phase::Shipping {
-                since: since.clone(),
+            (Phase::Copying { point, .. }, Event::Copied) => Phase::Releasing {
+                point: point.clone(),
+                kept,
             },
-            (Phase::Capturing { since, .. }, Event::PointLost)
-            | (Phase::Shipping { since }, Event::CaptureLost) => Phase::FreezingDelta {
-                since: since.clone(),
+            (Phase::Releasing { .. }, Event::Released(copied)) => {
+                let mut since = kept;
+                since.extend(copied.clone());
+                Phase::FreezingDelta { since }
+            }
+            (Phase::Releasing { .. }, Event::TrackingLost(lost)) => Phase::ResyncRequired {
+                kept: without(kept, lost),
             },
+            _ => return None,
+        })
+    }
+
+    fn after_in_delta(&self, since: Cursors, event: &Event) -> Option<Phase> {
+        Some(match (self, event) {
+            (_, Event::TrackingLost(lost)) => Phase::ResyncRequired {
+                kept: without(since, lost),
+            },
+            (Phase::FreezingDelta { .. }, Event::Frozen(point)) => Phase::Capturing {
+                point: point.clone(),
+                since,
+            },
+            (Phase::Capturing { .. }, Event::Captured) => Phase::Shipping { since },
+            (Phase::Capturing { .. }, Event::Unchanged) => Phase::Replicating { since },
+            (Phase::Capturing { .. }, Event::PointLost)
+            | (Phase::Shipping { .. }, Event::CaptureLost)
+            | (Phase::Replicating { .. }, Event::Due) => Phase::FreezingDelta { since },
             (Phase::Shipping { .. }, Event::Shipped(since)) => Phase::Replicating {
                 since: since.clone(),
             },
-            (Phase::Replicating { since }, Event::Due) => Phase::FreezingDelta {
-                since: since.clone(),
-            },
-            (
-                Phase::Releasing { .. }
-                | Phase::FreezingDelta { .. }
-                | Phase::Capturing { .. }
-                | Phase::Shipping { .. }
-                | Phase::Replicating { .. },
-                Event::TrackingLost,
-            ) => Phase::FreezingCopy,
-            (
-                Phase::Created
-                | Phase::Resuming
-                | Phase::FreezingCopy
-                | Phase::Copying { .. }
-                | Phase::Releasing { .. }
-                | Phase::FreezingDelta { .. }
-                | Phase::Capturing { .. }
-                | Phase::Shipping { .. }
-                | Phase::Replicating { .. },
-                _,
-            ) => {
-                return Err(Rejected {
-                    phase: self.clone(),
-                    event,
-                });
-            }
-        };
-        Ok(next)
+            _ => return None,
+        })
     }
+}
+
+fn without(mut cursors: Cursors, lost: &[DiskId]) -> Cursors {
+    cursors.retain(|disk, _| !lost.contains(disk));
+    cursors
 }
 
 #[cfg(test)]
@@ -155,102 +179,138 @@ mod tests {
         name.parse().unwrap()
     }
 
-    fn cursors(text: &str) -> Cursors {
-        Cursors::from([(DiskId::from_random(1), TrackingCursor::new(text))])
+    fn disk(number: u8) -> DiskId {
+        DiskId::from_random(number.into())
     }
 
-    fn after(events: impl IntoIterator<Item = Event>) -> Phase {
-        events
-            .into_iter()
-            .fold(Phase::Created, |phase, event| phase.on(event).unwrap())
+    fn cursors(disks: &[u8], text: &str) -> Cursors {
+        let cursor = |number: &u8| (disk(*number), TrackingCursor::new(text));
+        disks.iter().map(cursor).collect()
     }
 
-    fn first_copy() -> Vec<Event> {
-        vec![
-            Event::Start,
-            Event::Resumed(Phase::FreezingCopy),
-            Event::Frozen(point("p1")),
-        ]
+    fn after(phase: Phase, events: impl IntoIterator<Item = Event>) -> Phase {
+        let step = |phase: Phase, event| phase.on(event).unwrap();
+        events.into_iter().fold(phase, step)
+    }
+
+    fn copied(kept: Cursors) -> Phase {
+        let begun = Phase::FreezingCopy { kept };
+        after(begun, [Event::Frozen(point("p1")), Event::Copied])
     }
 
     #[test]
     fn a_first_copy_ends_with_the_changes_of_its_time() {
-        let mut events = first_copy();
-        events.extend([
-            Event::Copied,
-            Event::Released(cursors("c1")),
-            Event::Frozen(point("p2")),
-        ]);
+        let begun = after(
+            Phase::Created,
+            [
+                Event::Start,
+                Event::Resumed(Phase::FreezingCopy {
+                    kept: Cursors::new(),
+                }),
+                Event::Frozen(point("p1")),
+                Event::Copied,
+                Event::Released(cursors(&[1], "c1")),
+                Event::Frozen(point("p2")),
+            ],
+        );
         let capturing = Phase::Capturing {
             point: point("p2"),
-            since: cursors("c1"),
+            since: cursors(&[1], "c1"),
         };
-        assert_eq!(after(events.clone()), capturing);
-        events.extend([Event::Captured, Event::Shipped(cursors("c2"))]);
+        assert_eq!(begun, capturing);
+        let since = cursors(&[1], "c2");
         assert_eq!(
-            after(events),
-            Phase::Replicating {
-                since: cursors("c2")
-            }
+            after(capturing, [Event::Captured, Event::Shipped(since.clone())]),
+            Phase::Replicating { since }
         );
+    }
+
+    #[test]
+    fn a_copy_of_one_disk_leaves_the_others_where_they_are() {
+        let kept = cursors(&[1], "old");
+        let released = after(
+            copied(kept.clone()),
+            [Event::Released(cursors(&[2], "new"))],
+        );
+        let mut since = kept;
+        since.extend(cursors(&[2], "new"));
+        assert_eq!(released, Phase::FreezingDelta { since });
     }
 
     #[test]
     fn a_lost_point_is_taken_anew() {
-        let mut events = first_copy();
-        events.push(Event::PointLost);
-        assert_eq!(after(events), Phase::FreezingCopy);
+        let copying = after(
+            Phase::FreezingCopy {
+                kept: Cursors::new(),
+            },
+            [Event::Frozen(point("p1")), Event::PointLost],
+        );
+        let kept = Cursors::new();
+        assert_eq!(copying, Phase::FreezingCopy { kept });
     }
 
     #[test]
     fn a_lost_capture_is_captured_again_from_its_cursor() {
+        let since = cursors(&[1], "c1");
         let shipping = Phase::Shipping {
-            since: cursors("c1"),
+            since: since.clone(),
         };
         assert_eq!(
             shipping.on(Event::CaptureLost),
-            Ok(Phase::FreezingDelta {
-                since: cursors("c1")
-            })
+            Ok(Phase::FreezingDelta { since })
         );
     }
 
     #[test]
-    fn lost_tracking_leads_to_a_copy_from_every_phase_that_counts_changes() {
+    fn lost_tracking_of_a_disk_waits_for_leave_to_compare_that_disk_alone() {
+        let since = || cursors(&[1, 2], "c");
+        let point = || point("p");
         for phase in [
-            Phase::Releasing { point: point("p") },
-            Phase::FreezingDelta {
-                since: cursors("c"),
-            },
+            Phase::FreezingDelta { since: since() },
             Phase::Capturing {
-                point: point("p"),
-                since: cursors("c"),
+                point: point(),
+                since: since(),
             },
-            Phase::Shipping {
-                since: cursors("c"),
-            },
-            Phase::Replicating {
-                since: cursors("c"),
+            Phase::Shipping { since: since() },
+            Phase::Replicating { since: since() },
+            Phase::Releasing {
+                point: point(),
+                kept: since(),
             },
         ] {
-            assert_eq!(phase.on(Event::TrackingLost), Ok(Phase::FreezingCopy));
+            let kept = cursors(&[1], "c");
+            let waiting = phase.on(Event::TrackingLost(vec![disk(2)]));
+            assert_eq!(waiting, Ok(Phase::ResyncRequired { kept: kept.clone() }));
+            let copying = waiting.unwrap().on(Event::Allowed);
+            assert_eq!(copying, Ok(Phase::FreezingCopy { kept }));
         }
     }
 
     #[test]
+    fn a_machine_that_is_off_and_unchanged_is_up_to_date() {
+        let since = cursors(&[1], "c1");
+        let capturing = Phase::Capturing {
+            point: point("p"),
+            since: since.clone(),
+        };
+        assert_eq!(
+            capturing.on(Event::Unchanged),
+            Ok(Phase::Replicating { since })
+        );
+    }
+
+    #[test]
     fn an_event_that_does_not_fit_changes_nothing() {
+        let kept = Cursors::new();
         assert!(Phase::Created.on(Event::Copied).is_err());
-        assert!(
-            Phase::Copying { point: point("p") }
-                .on(Event::Captured)
-                .is_err()
-        );
-        assert!(
-            Phase::Replicating {
-                since: cursors("c")
-            }
-            .on(Event::Start)
-            .is_err()
-        );
+        let copying = Phase::Copying {
+            point: point("p"),
+            kept,
+        };
+        assert!(copying.on(Event::Captured).is_err());
+        let replicating = Phase::Replicating {
+            since: cursors(&[1], "c"),
+        };
+        assert!(replicating.on(Event::Start).is_err());
     }
 }

@@ -33,6 +33,8 @@ pub struct Progress {
     sending: AtomicU64,
     /// Times that storage asked to slow down.
     slowed: AtomicU64,
+    /// Bytes of changes that are captured and not sealed.
+    pending: AtomicU64,
 }
 
 /// The counters at one moment.
@@ -45,6 +47,7 @@ pub struct Counted {
     pub capped: u64,
     pub sending: u64,
     pub slowed: u64,
+    pub pending: u64,
 }
 
 impl Progress {
@@ -78,6 +81,10 @@ impl Progress {
         self.slowed.fetch_add(1, Ordering::Relaxed);
     }
 
+    pub fn set_pending(&self, bytes: u64) {
+        self.pending.store(bytes, Ordering::Relaxed);
+    }
+
     pub fn counted(&self) -> Counted {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Counted {
@@ -88,6 +95,7 @@ impl Progress {
             capped: get(&self.capped),
             sending: get(&self.sending),
             slowed: get(&self.slowed),
+            pending: get(&self.pending),
         }
     }
 }

@@ -1,20 +1,24 @@
 //! Where to go on after a restart: from what storage and hypervisor say, not from what an engine remembers.
 //!
-//! | the disks' last sealed cursors | the point on the host | go on with |
+//! The disks that have to be copied are those without a tracking cursor, and those of which a comparison is demanded.
+//! The others keep their cursors.
+//!
+//! | disks to copy | what is sealed of them, and the point on the host | go on with |
 //! |---|---|---|
-//! | none | one of ours, over all disks | copying it |
-//! | none | none | FreezingCopy |
-//! | all copied, of one point | there, or released by us before | Releasing (a release may be repeated) |
-//! | some copying, of one point | there | Copying |
-//! | some copying | gone, or of several points | FreezingCopy: the copy compares with what was applied |
-//! | all tracking | – | Shipping, if a capture is whole; else FreezingDelta: only a barrier shows whether tracking held |
+//! | any | a capture of all disks is whole, and nothing is demanded | Shipping |
+//! | none | – | FreezingDelta: only a barrier shows whether tracking held |
+//! | some | all copied, of one point, there or released by us before | Releasing (a release may be repeated) |
+//! | some | nothing yet, or some of one point, which is there | Copying |
+//! | some | something else | FreezingCopy: the copy compares with what was applied |
 //!
-//! A point that is not gone on with is in the way of the next one: it is abandoned, at the latest when that is taken.
-//!
-//! A capture on disk is used only if it begins where the last seal ends; all others are captured again.
+//! Where a comparison is demanded, the point has to be the one that was taken for it, and without leave it is not
+//! copied but waited for. A point that is not gone on with is in the way of the next one: it is abandoned, at the latest
+//! when that is taken. A capture on disk is used only if it begins where the last seal ends; all others are captured
+//! again.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::engine::demand::Demand;
 use crate::engine::phase::{Cursors, Phase};
 use crate::host::FrozenPoint;
 use crate::ids::{DiskId, DiskSlot, FrozenPointId};
@@ -31,85 +35,94 @@ pub struct Found<'a> {
     pub points: &'a [FrozenPoint],
     /// A capture that is whole on disk and begins at the last seal: from where its changes are counted.
     pub capture: Option<Cursors>,
+    pub demand: Option<&'a Demand>,
+    /// Whether what is demanded may be done now.
+    pub allowed: bool,
 }
 
 /// The phase to go on with.
 pub fn resume(found: &Found<'_>) -> Phase {
-    if let Some(since) = &found.capture {
-        return Phase::Shipping {
-            since: since.clone(),
-        };
-    }
-    if found.cursors.is_empty() {
-        let whole = found
-            .points
-            .iter()
-            .rev()
-            .find(|point| covers(point, found.disks));
-        return whole.map_or(Phase::FreezingCopy, |point| Phase::Copying {
-            point: point.id.clone(),
-        });
-    }
-    if let Some(since) = all_tracking(found) {
-        return Phase::FreezingDelta { since };
-    }
-    let Some(point) = one_point(found) else {
-        return Phase::FreezingCopy;
-    };
-    let here = found
-        .points
-        .iter()
-        .any(|known| known.id == *point && covers(known, found.disks));
-    if all_copied(found) {
-        Phase::Releasing {
-            point: point.clone(),
-        }
-    } else if here {
-        Phase::Copying {
-            point: point.clone(),
-        }
-    } else {
-        Phase::FreezingCopy
-    }
-}
-
-fn covers(point: &FrozenPoint, disks: &BTreeMap<DiskId, DiskSlot>) -> bool {
-    let frozen: BTreeSet<_> = point.disks.iter().collect();
-    disks.values().all(|slot| frozen.contains(slot))
-}
-
-fn all_tracking(found: &Found<'_>) -> Option<Cursors> {
-    let cursor = |disk| match found.cursors.get(disk) {
-        Some(DiskCursor::Tracking { cursor }) => Some((disk.clone(), cursor.clone())),
-        Some(DiskCursor::Copying { .. } | DiskCursor::Copied { .. }) | None => None,
-    };
-    found.disks.keys().map(cursor).collect()
-}
-
-fn all_copied(found: &Found<'_>) -> bool {
-    let copied = |disk| matches!(found.cursors.get(disk), Some(DiskCursor::Copied { .. }));
-    found.disks.keys().all(copied)
-}
-
-/// The point that all disks which have begun are of.
-fn one_point<'a>(found: &Found<'a>) -> Option<&'a FrozenPointId> {
-    let mut points = BTreeSet::new();
-    for cursor in found
-        .disks
-        .keys()
-        .filter_map(|disk| found.cursors.get(disk))
+    if let (Some(since), None) = (&found.capture, found.demand)
+        && found.disks.keys().eq(since.keys())
     {
-        match cursor {
-            DiskCursor::Copying { point, .. } | DiskCursor::Copied { point } => {
-                points.insert(point)
+        let since = since.clone();
+        return Phase::Shipping { since };
+    }
+    let kept = kept(found);
+    let is_copied = |disk: &&DiskId| !kept.contains_key(*disk);
+    let copied: Vec<&DiskId> = found.disks.keys().filter(is_copied).collect();
+    if copied.is_empty() {
+        return Phase::FreezingDelta { since: kept };
+    }
+    let point = begun(found, &copied).filter(|point| is_of_demand(found, point));
+    match point {
+        Some(point) if all_copied(found, &copied) => Phase::Releasing { point, kept },
+        _ if found.demand.is_some() && !found.allowed => Phase::ResyncRequired { kept },
+        Some(point) if is_here(found, &point, &copied) => Phase::Copying { point, kept },
+        Some(_) | None => Phase::FreezingCopy { kept },
+    }
+}
+
+/// The disks whose changes can be counted from a cursor.
+fn kept(found: &Found<'_>) -> Cursors {
+    let demanded = |disk| {
+        found
+            .demand
+            .is_some_and(|demand| demand.disks.contains(disk))
+    };
+    let cursor = |disk| match found.cursors.get(disk) {
+        Some(DiskCursor::Tracking { cursor }) if !demanded(disk) => {
+            Some((disk.clone(), cursor.clone()))
+        }
+        Some(_) | None => None,
+    };
+    found.disks.keys().filter_map(cursor).collect()
+}
+
+/// The one point that is being copied: the one that all disks are of which have begun; before any has, the newest on
+/// the host that covers them.
+fn begun(found: &Found<'_>, copied: &[&DiskId]) -> Option<FrozenPointId> {
+    let mut points = BTreeSet::new();
+    for disk in copied {
+        match found.cursors.get(*disk) {
+            Some(DiskCursor::Copying { point, .. } | DiskCursor::Copied { point }) => {
+                points.insert(point);
             }
-            DiskCursor::Tracking { .. } => return None,
-        };
+            Some(DiskCursor::Tracking { .. }) | None => {}
+        }
     }
     match points.len() {
-        1 => points.pop_first(),
+        0 => {
+            let mut newest = found.points.iter().rev();
+            let whole = newest.find(|point| covers(point, found, copied));
+            whole.map(|point| point.id.clone())
+        }
+        1 => points.pop_first().cloned(),
         _ => None,
     }
+}
+
+fn is_of_demand(found: &Found<'_>, point: &FrozenPointId) -> bool {
+    found
+        .demand
+        .is_none_or(|demand| demand.point.as_ref() == Some(point))
+}
+
+fn is_here(found: &Found<'_>, point: &FrozenPointId, copied: &[&DiskId]) -> bool {
+    let mut points = found.points.iter();
+    points.any(|known| known.id == *point && covers(known, found, copied))
+}
+
+fn covers(point: &FrozenPoint, found: &Found<'_>, copied: &[&DiskId]) -> bool {
+    let frozen: BTreeSet<_> = point.disks.iter().collect();
+    copied
+        .iter()
+        .all(|disk| frozen.contains(&found.disks[*disk]))
+}
+
+fn all_copied(found: &Found<'_>, copied: &[&DiskId]) -> bool {
+    let is_copied = |disk| matches!(found.cursors.get(disk), Some(DiskCursor::Copied { .. }));
+    copied.iter().all(|disk| is_copied(disk))
 }
 
 #[cfg(test)]
@@ -118,12 +131,15 @@ mod tests {
 
     use super::*;
     use crate::host::{Consistency, TrackingCursor};
+    use crate::report::{Code, Fault};
 
     struct Case {
         disks: BTreeMap<DiskId, DiskSlot>,
         cursors: BTreeMap<DiskId, DiskCursor>,
         points: Vec<FrozenPoint>,
         capture: Option<Cursors>,
+        demand: Option<Demand>,
+        allowed: bool,
     }
 
     fn disk(number: u8) -> DiskId {
@@ -148,6 +164,8 @@ mod tests {
                 .collect(),
             points: Vec::new(),
             capture: None,
+            demand: None,
+            allowed: false,
         }
     }
 
@@ -169,7 +187,20 @@ mod tests {
                 cursors: &self.cursors,
                 points: &self.points,
                 capture: self.capture.clone(),
+                demand: self.demand.as_ref(),
+                allowed: self.allowed,
             })
+        }
+
+        /// Demands to compare disk 2; `point` is what is compared already.
+        fn with_demand(mut self, point: Option<&str>, allowed: bool) -> Self {
+            self.demand = Some(Demand {
+                disks: [disk(2)].into(),
+                reason: Fault::new(Code::TrackingLost, "crash"),
+                point: point.map(point_id),
+            });
+            self.allowed = allowed;
+            self
         }
     }
 
@@ -192,69 +223,101 @@ mod tests {
         }
     }
 
+    fn cursors(of: &[(u8, &str)]) -> Cursors {
+        of.iter()
+            .map(|(number, text)| (disk(*number), TrackingCursor::new(*text)))
+            .collect()
+    }
+
+    fn freezing(kept: &[(u8, &str)]) -> Phase {
+        Phase::FreezingCopy {
+            kept: cursors(kept),
+        }
+    }
+
+    fn copying_of(point: &str, kept: &[(u8, &str)]) -> Phase {
+        Phase::Copying {
+            point: point_id(point),
+            kept: cursors(kept),
+        }
+    }
+
     #[test]
     fn nothing_sealed_begins_a_copy_of_the_point_that_a_lost_reply_left() {
-        assert_eq!(case([]).resumed(), Phase::FreezingCopy);
-        assert_eq!(
-            case([]).with_point("p", &[1, 2]).resumed(),
-            Phase::Copying {
-                point: point_id("p")
-            }
-        );
-        assert_eq!(
-            case([]).with_point("p", &[1]).resumed(),
-            Phase::FreezingCopy
-        );
+        assert_eq!(case([]).resumed(), freezing(&[]));
+        let left = case([]).with_point("p", &[1, 2]);
+        assert_eq!(left.resumed(), copying_of("p", &[]));
+        assert_eq!(case([]).with_point("p", &[1]).resumed(), freezing(&[]));
     }
 
     #[test]
     fn a_copy_goes_on_while_its_point_is_there() {
         let half = || case([(1, copied("p")), (2, copying("p"))]);
-        assert_eq!(
-            half().with_point("p", &[1, 2]).resumed(),
-            Phase::Copying {
-                point: point_id("p")
-            }
-        );
-        assert_eq!(half().resumed(), Phase::FreezingCopy);
+        let here = half().with_point("p", &[1, 2]);
+        assert_eq!(here.resumed(), copying_of("p", &[]));
+        assert_eq!(half().resumed(), freezing(&[]));
         let one = case([(1, copied("p"))]).with_point("p", &[1, 2]);
-        assert_eq!(
-            one.resumed(),
-            Phase::Copying {
-                point: point_id("p")
-            }
-        );
+        assert_eq!(one.resumed(), copying_of("p", &[]));
     }
 
     #[test]
     fn a_copy_of_two_points_is_no_copy() {
         let mixed = case([(1, copied("p")), (2, copied("q"))]).with_point("q", &[1, 2]);
-        assert_eq!(mixed.resumed(), Phase::FreezingCopy);
+        assert_eq!(mixed.resumed(), freezing(&[]));
     }
 
     #[test]
     fn a_release_whose_reply_was_lost_is_repeated() {
         let whole = case([(1, copied("p")), (2, copied("p"))]);
-        assert_eq!(
-            whole.resumed(),
-            Phase::Releasing {
-                point: point_id("p")
-            }
-        );
+        let (point, kept) = (point_id("p"), Cursors::new());
+        assert_eq!(whole.resumed(), Phase::Releasing { point, kept });
     }
 
     #[test]
-    fn a_disk_that_was_added_makes_a_copy() {
+    fn a_disk_that_was_added_is_copied_while_the_other_keeps_its_cursor() {
         let added = case([(1, tracking("c"))]);
-        assert_eq!(added.resumed(), Phase::FreezingCopy);
+        assert_eq!(added.resumed(), freezing(&[(1, "c")]));
+        let done = case([(1, tracking("c")), (2, copied("p"))]);
+        let (point, kept) = (point_id("p"), cursors(&[(1, "c")]));
+        assert_eq!(done.resumed(), Phase::Releasing { point, kept });
+    }
+
+    #[test]
+    fn a_demanded_comparison_waits_for_leave_and_is_of_the_disks_that_are_named() {
+        let both = || case([(1, tracking("a")), (2, tracking("b"))]);
+        let kept = cursors(&[(1, "a")]);
+        let waiting = both().with_demand(None, false).resumed();
+        assert_eq!(waiting, Phase::ResyncRequired { kept });
+        let begun = both().with_demand(None, true).resumed();
+        assert_eq!(begun, freezing(&[(1, "a")]));
+    }
+
+    #[test]
+    fn a_demand_is_met_by_its_own_point_alone() {
+        let half = |demanded| {
+            let case = case([(1, tracking("a")), (2, copying("p"))]).with_point("p", &[1, 2]);
+            case.with_demand(demanded, true).resumed()
+        };
+        assert_eq!(half(Some("p")), copying_of("p", &[(1, "a")]));
+        assert_eq!(half(Some("q")), freezing(&[(1, "a")]));
+        assert_eq!(half(None), freezing(&[(1, "a")]));
+        let whole = case([(1, tracking("a")), (2, copied("p"))]);
+        let (point, kept) = (point_id("p"), cursors(&[(1, "a")]));
+        let releasing = whole.with_demand(Some("p"), false).resumed();
+        assert_eq!(releasing, Phase::Releasing { point, kept });
+    }
+
+    #[test]
+    fn a_comparison_stops_where_it_stands_when_its_leave_ends() {
+        let half = case([(1, tracking("a")), (2, copying("p"))]).with_point("p", &[1, 2]);
+        let kept = cursors(&[(1, "a")]);
+        let stopped = half.with_demand(Some("p"), false).resumed();
+        assert_eq!(stopped, Phase::ResyncRequired { kept });
     }
 
     #[test]
     fn a_whole_capture_is_shipped_and_without_one_changes_are_counted_on() {
-        let since = Cursors::from([
-            (disk(1), TrackingCursor::new("a")),
-            (disk(2), TrackingCursor::new("b")),
-        ]);
+        let since = cursors(&[(1, "a"), (2, "b")]);
         let mut tracked = case([(1, tracking("a")), (2, tracking("b"))]);
         assert_eq!(
             tracked.resumed(),

@@ -10,26 +10,25 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::engine::Error;
+use crate::engine::cycles::{self, Grid};
+use crate::engine::demand::{self, Demand};
 use crate::engine::ledger::{Ledger, Store};
-use crate::engine::phase::{Cursors, Event, Phase};
+use crate::engine::phase::{Event, Phase};
 use crate::engine::progress::Progress;
 use crate::engine::resume::{self, Found};
 use crate::engine::ship::{self, Means, Outlet};
 use crate::engine::source::ask;
 use crate::engine::throttle::Throttle;
-use crate::host::{self, Consistency, FrozenPoint, Hypervisor, Kind};
-use crate::ids::{DiskId, DiskSlot, FrozenPointId, VmId};
-use crate::replica::seal::Writer;
+use crate::host::Hypervisor;
+use crate::ids::{DiskId, DiskSlot, VmId};
+use crate::replica::seal::{self, Writer};
+use crate::report::Fault;
 use crate::retry::{Attempts, Trouble};
 use crate::units::{Clock, Sequence};
-
-/// How soon a merge is asked whether it is done. Each later question waits twice as long as the one before.
-const FIRST_LOOK: Duration = Duration::from_millis(20);
-/// How often a merge is asked at least.
-const LOOK: Duration = Duration::from_secs(1);
 
 /// What an engine works on.
 #[derive(Clone)]
@@ -38,7 +37,13 @@ pub struct Options {
     pub vm: VmId,
     pub disks: BTreeMap<DiskId, DiskSlot>,
     pub compress: bool,
-    /// Where the record of a capture is kept.
+    /// From one barrier to the next.
+    pub interval: Duration,
+    /// From one application-consistent point to the next; nothing for never.
+    pub application_every: Option<Duration>,
+    /// Whether a comparison that is demanded may run now.
+    pub resynchronize: bool,
+    /// Where the records of a capture and of a demanded comparison are kept.
     pub folder: PathBuf,
 }
 
@@ -48,7 +53,25 @@ pub struct Observation {
     pub phase: Phase,
     /// The last sequence that was sealed or found sealed.
     pub sealed: Sequence,
+    /// Up to when everything is sealed, by the host's clock.
+    pub synchronized: Option<Timestamp>,
+    pub cycles: cycles::Counted,
+    /// The comparison that is demanded or runs.
+    pub demand: Option<Demand>,
+    /// Why the last point that should have been application-consistent is not.
+    pub quiesce: Option<Fault>,
     pub trouble: Option<Trouble>,
+}
+
+/// What an engine keeps in mind from one phase to the next; all of it may be forgotten.
+pub(super) struct Course {
+    grid: Grid,
+    /// The barrier that was taken last, and the one whose changes were sealed last.
+    pub(super) frozen: Instant,
+    sealed: Option<Instant>,
+    /// When an application-consistent point was had last, and when it was tried.
+    pub(super) application: Option<Timestamp>,
+    pub(super) tried: Option<Timestamp>,
 }
 
 /// The replication of one VM.
@@ -62,6 +85,8 @@ pub struct Engine {
     pub publish: watch::Sender<Observation>,
     /// Forgets a failure and tries at once.
     pub retry: Arc<Notify>,
+    /// Takes a barrier at once.
+    pub synchronize: Arc<Notify>,
     pub stop: CancellationToken,
 }
 
@@ -71,6 +96,10 @@ impl Engine {
         Observation {
             phase: Phase::Created,
             sealed: Sequence::ZERO,
+            synchronized: None,
+            cycles: cycles::Counted::default(),
+            demand: None,
+            quiesce: None,
             trouble: None,
         }
     }
@@ -79,10 +108,11 @@ impl Engine {
     pub async fn run(self) {
         let mut attempts = Attempts::default();
         let mut phase = Phase::Resuming;
+        let mut course = self.course();
         while !self.stop.is_cancelled() {
             self.report(&phase, None);
             let started = self.clock.now();
-            match self.perform(&phase).await {
+            match self.perform(&phase, &mut course).await {
                 Ok(next) => {
                     if !matches!(next, Phase::Resuming) {
                         attempts.reset();
@@ -102,70 +132,87 @@ impl Engine {
     }
 
     /// The phase after this one.
-    async fn perform(&self, phase: &Phase) -> Result<Phase, Error> {
+    async fn perform(&self, phase: &Phase, course: &mut Course) -> Result<Phase, Error> {
         let event = match phase {
             Phase::Created => Event::Start,
-            Phase::Resuming => Event::Resumed(self.resume().await?),
-            Phase::FreezingCopy => Event::Frozen(self.freeze(Consistency::Crash).await?.id),
-            Phase::Copying { point } => self.copy(point).await?,
-            Phase::Releasing { point } => self.release(point).await?,
-            Phase::FreezingDelta { .. } => Event::Frozen(self.freeze(Consistency::Crash).await?.id),
-            Phase::Capturing { point, since } => self.capture(point, since).await?,
-            Phase::Shipping { .. } => self.ship().await?,
-            Phase::Replicating { .. } => {
-                self.stop.cancelled().await;
-                return Err(Error::Stopped);
-            }
+            Phase::Resuming => Event::Resumed(self.resume(course).await?),
+            Phase::ResyncRequired { .. } => self.wait_for_leave().await?,
+            Phase::FreezingCopy { .. } => self.freeze_to_copy().await?,
+            Phase::Copying { point, kept } => self.copy(point, kept).await?,
+            Phase::Releasing { point, kept } => self.release(point, kept).await?,
+            Phase::FreezingDelta { .. } => self.freeze_barrier(course).await?,
+            Phase::Capturing { point, since } => self.capture(point, since, course).await?,
+            Phase::Shipping { .. } => self.ship(course).await?,
+            Phase::Replicating { .. } => self.wait_until_due(course).await?,
         };
         Ok(phase.on(event)?)
     }
 
-    async fn resume(&self) -> Result<Phase, Error> {
+    /// A course that begins now. Its barriers are due at times that are the VM's own.
+    fn course(&self) -> Course {
+        let now = Instant::now();
+        let hash = blake3::hash(self.store.id.as_str().as_bytes());
+        let offset = f64::from(u16::from_le_bytes([hash.as_bytes()[0], hash.as_bytes()[1]]));
+        Course {
+            grid: Grid::new(now, self.options.interval, offset / f64::from(u16::MAX)),
+            frozen: now,
+            sealed: None,
+            application: None,
+            tried: None,
+        }
+    }
+
+    async fn resume(&self, course: &mut Course) -> Result<Phase, Error> {
         self.store.check_fence(&self.options.writer).await?;
         let ledger = self.ledger().await?;
         let vm = self.options.vm.clone();
         let points = ask(&self.hypervisor, move |hypervisor| hypervisor.points(&vm)).await?;
-        let record = self
-            .record()?
-            .filter(|record| record.after == ledger.last_seal() && ledger.last_seal().is_some());
+        let demand = self.demand()?;
+        let record = self.record()?.filter(|record| {
+            demand.is_none() && record.after == ledger.last_seal() && ledger.last_seal().is_some()
+        });
         self.sweep(record.as_ref()).await?;
         let found = Found {
             disks: &self.options.disks,
             cursors: ledger.cursors(),
             points: &points,
             capture: record.map(|record| record.since),
+            demand: demand.as_ref(),
+            // Without a recovery point there is nothing to wait for.
+            allowed: self.options.resynchronize || ledger.manifest().points.is_empty(),
         };
         let phase = resume::resume(&found);
+        let point = ledger.manifest().points.iter().rev();
+        course.application = point
+            .map(|point| &point.barrier)
+            .find(|barrier| barrier.consistency == seal::Consistency::Application)
+            .map(|barrier| barrier.time);
+        self.publish.send_modify(|observation| {
+            observation.demand = demand;
+            observation.synchronized = ledger.barrier();
+        });
         tracing::info!(replica = %self.store.id, ?phase, "resumes");
         Ok(phase)
     }
 
-    async fn abandon(&self, points: Vec<FrozenPoint>) -> Result<(), Error> {
-        for point in points {
-            let vm = self.options.vm.clone();
-            ask(&self.hypervisor, move |hypervisor| {
-                hypervisor.abandon(&vm, &point.id)
-            })
-            .await?;
+    /// Waits until the comparison may begin; whoever gives leave starts the engine anew. No point is held meanwhile.
+    async fn wait_for_leave(&self) -> Result<Event, Error> {
+        let ledger = self.ledger().await?;
+        if self.options.resynchronize || ledger.manifest().points.is_empty() {
+            return Ok(Event::Allowed);
         }
-        Ok(())
+        self.abandon_all().await?;
+        self.stop.cancelled().await;
+        Err(Error::Stopped)
     }
 
-    /// Freezes all disks. Whoever freezes uses no point any more: one that is still there was left by a phase that did
-    /// not end, and would be in the way for ever.
-    async fn freeze(&self, wanted: Consistency) -> Result<FrozenPoint, Error> {
-        let vm = self.options.vm.clone();
-        let left = ask(&self.hypervisor, move |hypervisor| hypervisor.points(&vm)).await?;
-        self.abandon(left).await?;
-        self.wait_until_free().await?;
-        let (vm, slots) = (self.options.vm.clone(), self.slots());
-        let frozen = ask(&self.hypervisor, move |hypervisor| {
-            hypervisor.start_tracking(&vm, &slots)?;
-            hypervisor.freeze(&vm, &slots, wanted)
-        });
-        let point = frozen.await?;
-        tracing::info!(replica = %self.store.id, point = %point.id, consistency = ?point.consistency, "frozen");
-        Ok(point)
+    /// Waits until the next barrier is due, or somebody asks for one.
+    async fn wait_until_due(&self, course: &Course) -> Result<Event, Error> {
+        tokio::select! {
+            () = tokio::time::sleep_until(course.grid.next(course.frozen)) => Ok(Event::Due),
+            () = self.synchronize.notified() => Ok(Event::Due),
+            () = self.stop.cancelled() => Err(Error::Stopped),
+        }
     }
 
     /// Ships what `read` hands out, until both are done.
@@ -189,39 +236,6 @@ impl Engine {
         read.and(shipped)?;
         self.report_sealed(ledger);
         Ok(())
-    }
-
-    pub(super) async fn commit(&self, point: &FrozenPointId) -> Result<Cursors, Error> {
-        let (vm, of) = (self.options.vm.clone(), point.clone());
-        let committed = ask(&self.hypervisor, move |hypervisor| {
-            hypervisor.commit(&vm, &of)
-        })
-        .await?;
-        let by_slot: BTreeMap<DiskSlot, _> = committed.into_iter().collect();
-        let cursor = |(id, slot): (&DiskId, &DiskSlot)| {
-            let cursor = by_slot.get(slot).cloned().ok_or_else(|| {
-                let why = "the released point has no cursor of it";
-                host::Error::new(Kind::DiskSetChanged, "release the point", why)
-                    .on(&self.options.vm)
-                    .of_disk(slot)
-            })?;
-            Ok((id.clone(), cursor))
-        };
-        self.options.disks.iter().map(cursor).collect()
-    }
-
-    /// Waits until nothing keeps the machine from being frozen.
-    pub(super) async fn wait_until_free(&self) -> Result<(), Error> {
-        let mut pause = FIRST_LOOK;
-        loop {
-            let vm = self.options.vm.clone();
-            let machine = ask(&self.hypervisor, move |hypervisor| hypervisor.machine(&vm)).await?;
-            if machine.busy.is_none() {
-                return Ok(());
-            }
-            self.pause(pause).await?;
-            pause = LOOK.min(2 * pause);
-        }
     }
 
     pub(super) async fn pause(&self, time: Duration) -> Result<(), Error> {
@@ -248,16 +262,56 @@ impl Engine {
         Ok(ledger)
     }
 
-    fn slots(&self) -> Vec<DiskSlot> {
-        self.options.disks.values().cloned().collect()
-    }
-
     fn report(&self, phase: &Phase, trouble: Option<Trouble>) {
         self.publish.send_if_modified(|observation| {
             let changed = observation.phase != *phase || observation.trouble != trouble;
             observation.phase = phase.clone();
             observation.trouble = trouble;
             changed
+        });
+    }
+
+    /// The comparison that is demanded.
+    pub(super) fn demand(&self) -> Result<Option<Demand>, Error> {
+        let all = self.options.disks.keys().cloned().collect();
+        Ok(demand::read(&self.options.folder, &all)?)
+    }
+
+    /// What a failure means for tracking: if changes may have been missed, a comparison is demanded, of the disk that
+    /// it names, or of all.
+    ///
+    /// # Errors
+    /// The failure, if it is not about tracking; or that the demand cannot be written down.
+    pub(super) fn lose_tracking(&self, error: Error) -> Result<Event, Error> {
+        let Some(lost) = error.lost(&self.options.disks) else {
+            return Err(error);
+        };
+        let fault = error.fault();
+        tracing::warn!(replica = %self.store.id, %fault, disks = lost.len(), "a comparison is needed");
+        let demand = demand::add(&self.options.folder, lost.iter().cloned(), fault)?;
+        self.publish_demand(Some(demand));
+        Ok(Event::TrackingLost(lost))
+    }
+
+    pub(super) fn publish_demand(&self, demand: Option<Demand>) {
+        self.publish
+            .send_modify(|observation| observation.demand = demand);
+    }
+
+    /// Everything up to the barrier at `time` is sealed.
+    pub(super) fn report_cycle(&self, course: &mut Course, time: Timestamp, changed: u64) {
+        let skipped = course
+            .sealed
+            .replace(course.frozen)
+            .map_or(0, |before| course.grid.due(before, course.frozen));
+        let latency = Duration::try_from(self.clock.now().duration_since(time)).unwrap_or_default();
+        self.publish.send_modify(|observation| {
+            observation.synchronized = Some(time);
+            let cycles = &mut observation.cycles;
+            cycles.completed += 1;
+            cycles.missed += skipped.saturating_sub(1);
+            cycles.changed += changed;
+            cycles.latency += latency;
         });
     }
 

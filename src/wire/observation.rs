@@ -52,9 +52,44 @@ pub struct ReplicationObservation {
     /// The last sequence that the agent has sealed or found sealed.
     pub sealed: Sequence,
     pub credentials_expire: Timestamp,
+    /// Up to which instant everything is sealed in the inbox, by the host's clock; absent before the first barrier.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub synchronized: Option<Timestamp>,
+    #[serde(default)]
+    pub cycles: Cycles,
+    /// What has to be compared, or is being compared, and why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resync: Option<Resync>,
+    /// Why the last point that should have been application-consistent is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quiesce: Option<Fault>,
     /// What stands in the way now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trouble: Option<Trouble>,
+}
+
+/// What barriers came to. The numbers grow; when the engine is started anew they begin at zero.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Cycles {
+    /// Barriers whose changes are sealed.
+    pub completed: u64,
+    /// Barriers that were due while an earlier one was on its way, and were not taken.
+    pub missed: u64,
+    /// Bytes of changes that were captured.
+    pub changed: u64,
+    /// Milliseconds from the barriers to their seals.
+    pub latency: u64,
+}
+
+/// A comparison of disks with their replica.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Resync {
+    pub disks: Vec<DiskId>,
+    pub reason: Fault,
+    /// Whether it has begun.
+    pub running: bool,
 }
 
 /// What an engine is doing.
@@ -76,6 +111,10 @@ pub enum Phase {
     Shipping,
     /// Everything is sealed; the next barrier is not due.
     Replicating,
+    /// Some disks have to be compared with their replica, and it is not allowed yet.
+    ResyncRequired,
+    /// Nothing is done until the relationship says otherwise.
+    Suspended,
     /// A phase of a newer agent.
     #[serde(other)]
     Unknown,
@@ -93,6 +132,9 @@ pub struct DiskObservation {
     pub sent: u64,
     /// Bytes per second of `done`, over the last minute.
     pub rate: u64,
+    /// Bytes of changes that are captured and not sealed yet.
+    #[serde(default)]
+    pub pending: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limited_by: Option<Limit>,
 }

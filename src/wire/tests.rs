@@ -33,6 +33,8 @@ fn relationship() -> Command<Relationship> {
                 application_consistent_hours: 0,
                 compress: true,
             },
+            suspended: true,
+            resynchronize: true,
             storage: StorageAccess {
                 account: "account".into(),
                 endpoint: "https://account.blob.core.windows.net".into(),
@@ -60,10 +62,24 @@ fn observations() -> Observations {
                 done: 40,
                 sent: 20,
                 rate: 10,
+                pending: 8,
                 limited_by: Some(Limit::Cap),
             }],
             sealed: Sequence::new(9),
             credentials_expire: time(),
+            synchronized: Some(time()),
+            cycles: Cycles {
+                completed: 5,
+                missed: 1,
+                changed: 4096,
+                latency: 1500,
+            },
+            resync: Some(Resync {
+                disks: vec![DiskId::from_random(4)],
+                reason: Fault::new(Code::TrackingLost, "crash"),
+                running: true,
+            }),
+            quiesce: Some(Fault::new(Code::GuestQuiesceFailed, "VSS")),
             trouble: Some(Trouble {
                 fault: Fault::new(Code::StorageBusy, "503"),
                 attempts: 2,

@@ -79,6 +79,22 @@ impl Service for Host {
         (self.start)().map(|()| done(command))
     }
 
+    async fn synchronize(
+        &self,
+        _: ReplicaId,
+        command: Command<Synchronize>,
+    ) -> Result<Answer, Fault> {
+        Ok(done(command))
+    }
+
+    async fn resynchronize(
+        &self,
+        _: ReplicaId,
+        command: Command<Resynchronize>,
+    ) -> Result<Answer, Fault> {
+        Ok(done(command))
+    }
+
     async fn remove(&self, replica: ReplicaId, command: Command<Remove>) -> Result<Answer, Fault> {
         self.removed.lock().unwrap().push(replica);
         Ok(done(command))

@@ -135,7 +135,7 @@ mod tests {
 
     use super::*;
     use crate::units::{Generation, Sequence};
-    use crate::wire::observation::Phase;
+    use crate::wire::observation::{Cycles, Phase};
 
     const FIRST: Uuid = Uuid::from_u128(1);
     const SECOND: Uuid = Uuid::from_u128(2);
@@ -153,6 +153,10 @@ mod tests {
             disks: Vec::new(),
             sealed: Sequence::new(sealed),
             credentials_expire: Timestamp::UNIX_EPOCH,
+            synchronized: None,
+            cycles: Cycles::default(),
+            resync: None,
+            quiesce: None,
             trouble: None,
         }
     }

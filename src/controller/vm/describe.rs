@@ -80,6 +80,8 @@ pub fn relationship(
             application_consistent_hours: hours,
             compress: true,
         },
+        suspended: false,
+        resynchronize: false,
         storage: StorageAccess {
             account: handle.account.endpoint().account().to_owned(),
             endpoint: handle.account.endpoint().to_string(),

@@ -468,6 +468,8 @@ const fn phase_name(phase: Phase, point: bool) -> &'static str {
     match phase {
         Phase::Created => "NotStarted",
         Phase::Replicating => "UpToDate",
+        Phase::ResyncRequired => "ResynchronizationRequired",
+        Phase::Suspended => "Suspended",
         // After a restart of the agent, say: what changed meanwhile follows.
         _ if point => "CatchingUp",
         Phase::Resuming

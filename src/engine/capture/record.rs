@@ -35,6 +35,16 @@ pub struct CapturedDisk {
     pub path: PathBuf,
     /// Of what was captured, as [`hash_run`] adds it up.
     pub content: Digest,
+    /// Bytes that changed.
+    #[serde(default)]
+    pub changed: u64,
+}
+
+impl Record {
+    /// Bytes that changed, on all disks.
+    pub fn changed(&self) -> u64 {
+        self.disks.iter().map(|disk| disk.changed).sum()
+    }
 }
 
 /// A hash over what a log says, independent of how it is laid out.

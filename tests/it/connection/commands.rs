@@ -38,6 +38,8 @@ fn relationship(bytes: usize) -> Command<Relationship> {
             application_consistent_hours: 0,
             compress: true,
         },
+        suspended: false,
+        resynchronize: false,
         storage: StorageAccess {
             endpoint: "e".repeat(bytes),
             account: "account".to_owned(),

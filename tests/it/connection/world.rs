@@ -21,10 +21,10 @@ use site_recovery::lab::authority::{Authority, Issued, Validity};
 use site_recovery::report::{Code, Fault};
 use site_recovery::tls::{ClientTls, PeerIdentity, ServerTls};
 use site_recovery::units::{Clock, Generation, Sequence, SystemClock};
-use site_recovery::wire::observation::Phase;
+use site_recovery::wire::observation::{Cycles, Phase};
 use site_recovery::wire::{
     Answer, Command, Hello, HelloReply, Observations, Relationship, Remove, ReplicationObservation,
-    Settings, Start,
+    Resynchronize, Settings, Start, Synchronize,
 };
 use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpStream};
@@ -384,6 +384,22 @@ impl Service for TestHost {
         self.done(&format!("start {replica}"), command)
     }
 
+    async fn synchronize(
+        &self,
+        replica: ReplicaId,
+        command: Command<Synchronize>,
+    ) -> Result<Answer, Fault> {
+        self.done(&format!("synchronize {replica}"), command)
+    }
+
+    async fn resynchronize(
+        &self,
+        replica: ReplicaId,
+        command: Command<Resynchronize>,
+    ) -> Result<Answer, Fault> {
+        self.done(&format!("resynchronize {replica}"), command)
+    }
+
     async fn remove(&self, replica: ReplicaId, _: Command<Remove>) -> Result<Answer, Fault> {
         let message = format!("{replica} is not replicated");
         Err(Fault::new(Code::NotReplicating, message))
@@ -403,6 +419,10 @@ pub(crate) fn replication(number: u128, sealed: u64) -> ReplicationObservation {
         disks: Vec::new(),
         sealed: Sequence::new(sealed),
         credentials_expire: Timestamp::UNIX_EPOCH,
+        synchronized: None,
+        cycles: Cycles::default(),
+        resync: None,
+        quiesce: None,
         trouble: None,
     }
 }

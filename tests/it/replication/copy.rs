@@ -205,12 +205,16 @@ async fn a_disk_that_lost_track_of_its_changes_is_copied_anew() {
     let world = World::new(&[size]).await;
     fill(&world, 0, size, 8);
     // Given an engine that finds tracking lost when it captures
-    world.model.lose_tracking(true);
     let mut engine = world.start().await;
-    let second =
-        |phase: &Phase| matches!(phase, Phase::Copying { point } if point.as_str() == "point-3");
-    engine.wait_for(second).await;
-    world.model.lose_tracking(false);
+    engine
+        .wait_for(|phase| matches!(phase, Phase::Copying { .. }))
+        .await;
+    world.model.lose_tracking(0);
+    engine
+        .wait_for(
+            |phase| matches!(phase, Phase::Copying { point, .. } if point.as_str() != "point-1"),
+        )
+        .await;
     // When what it has sealed is applied, so that it can compare
     let mut worker = world.worker();
     world.apply_all(&mut worker).await;

@@ -10,6 +10,7 @@ use site_recovery::host::{
     Machine, PowerOperation, PowerState, Ranges, Result, Revision, TrackingCursor, Volume,
 };
 use site_recovery::ids::{DiskSlot, FrozenPointId, VmId};
+use site_recovery::report::{Code, Fault};
 use site_recovery::units::{ByteRange, GIB};
 
 /// The granularity of change tracking.
@@ -30,8 +31,12 @@ struct State {
     points: Vec<Point>,
     committed: BTreeMap<FrozenPointId, usize>,
     freezes: usize,
-    lost: bool,
+    /// Changes before this generation are not known any more, by disk.
+    lost: BTreeMap<DiskSlot, usize>,
     fails: bool,
+    off: bool,
+    /// The guest cannot be quiesced.
+    restless: bool,
 }
 
 struct Point {
@@ -96,9 +101,25 @@ impl Model {
         self.lock().points.clear();
     }
 
-    /// Points that are opened from now on have lost track of changes.
-    pub(crate) fn lose_tracking(&self, lost: bool) {
-        self.lock().lost = lost;
+    /// Changes of a disk up to now may have been missed.
+    pub(crate) fn lose_tracking(&self, disk: usize) {
+        let mut state = self.lock();
+        let now = state.written.len();
+        state.lost.insert(slot(disk), now);
+    }
+
+    pub(crate) fn turn_off(&self) {
+        self.lock().off = true;
+    }
+
+    /// From now on the guest can be quiesced again.
+    pub(crate) fn calm(&self) {
+        self.lock().restless = false;
+    }
+
+    /// From now on the guest cannot be quiesced.
+    pub(crate) fn disturb(&self) {
+        self.lock().restless = true;
     }
 
     /// Points that are opened from now on cannot tell what changed.
@@ -112,13 +133,30 @@ impl Model {
 
     /// What the newest frozen point held, committed or not.
     pub(crate) fn last_frozen(&self, witness: &Witness) -> BTreeMap<DiskSlot, Arc<Vec<u8>>> {
-        witness.0.lock().unwrap().last().unwrap().clone()
+        witness.0.lock().unwrap().last().unwrap().1.clone()
     }
 }
 
+/// What every disk held at one instant.
+pub(crate) type Content = BTreeMap<DiskSlot, Arc<Vec<u8>>>;
+
 /// What every frozen point held, the newest last.
 #[derive(Default)]
-pub(crate) struct Witness(Mutex<Vec<BTreeMap<DiskSlot, Arc<Vec<u8>>>>>);
+pub(crate) struct Witness(Mutex<Vec<(Timestamp, Content)>>);
+
+impl Witness {
+    /// When the newest point was frozen.
+    pub(crate) fn newest(&self) -> Timestamp {
+        self.0.lock().unwrap().last().unwrap().0
+    }
+
+    /// What the disks held at the barrier of `time`.
+    pub(crate) fn at(&self, time: Timestamp) -> Content {
+        let frozen = self.0.lock().unwrap();
+        let found = frozen.iter().find(|(taken, _)| *taken == time);
+        found.expect("a barrier of this time was taken").1.clone()
+    }
+}
 
 /// The model with a witness: what is frozen is remembered for ever.
 pub(crate) struct Witnessed {
@@ -161,7 +199,11 @@ impl Hypervisor for Witnessed {
             id: vm(),
             name: "model".to_owned(),
             boot: BootGeneration::Gen2,
-            power: PowerState::Running,
+            power: if state.off {
+                PowerState::Off
+            } else {
+                PowerState::Running
+            },
             busy: None,
             processors: 1,
             memory_mib: 1024,
@@ -185,7 +227,8 @@ impl Hypervisor for Witnessed {
         let mut state = self.model.lock();
         state.points.clear();
         state.committed.clear();
-        state.lost = true;
+        let now = state.written.len();
+        state.lost = state.disks.keys().map(|slot| (slot.clone(), now)).collect();
         Ok(())
     }
 
@@ -195,12 +238,13 @@ impl Hypervisor for Witnessed {
             return Err(error(Kind::Busy, "freeze the disks"));
         }
         state.freezes += 1;
+        let restless = wanted == Consistency::Application && state.restless;
         let shown = FrozenPoint {
             id: format!("point-{}", state.freezes).parse().unwrap(),
             taken_at: Timestamp::from_second(1_790_000_000 + i64::try_from(state.freezes).unwrap())
                 .unwrap(),
-            consistency: wanted,
-            fallback: None,
+            consistency: if restless { Consistency::Crash } else { wanted },
+            fallback: restless.then(|| Fault::new(Code::GuestQuiesceFailed, "a writer is busy")),
             disks: disks.to_vec(),
         };
         let content: BTreeMap<_, _> = state
@@ -208,7 +252,8 @@ impl Hypervisor for Witnessed {
             .iter()
             .map(|(slot, content)| (slot.clone(), Arc::new(content.clone())))
             .collect();
-        self.witness.0.lock().unwrap().push(content.clone());
+        let frozen = (shown.taken_at, content.clone());
+        self.witness.0.lock().unwrap().push(frozen);
         let written = state.written.clone();
         state.written.push(BTreeMap::new());
         let generation = state.written.len() - 1;
@@ -247,7 +292,7 @@ impl Hypervisor for Witnessed {
                 .iter()
                 .map(|disks| disks.get(disk).cloned().unwrap_or_default())
                 .collect(),
-            lost: state.lost,
+            lost: state.lost.get(disk).copied().unwrap_or_default(),
             fails: state.fails,
         }))
     }
@@ -303,7 +348,7 @@ impl Hypervisor for Witnessed {
 struct Frozen {
     content: Arc<Vec<u8>>,
     written: Vec<BTreeSet<u64>>,
-    lost: bool,
+    lost: usize,
     fails: bool,
 }
 
@@ -336,7 +381,7 @@ impl FrozenDisk for Frozen {
         if self.fails {
             return Err(error(Kind::Unavailable, "list changes"));
         }
-        if self.lost {
+        if generation < self.lost {
             return Err(error(Kind::TrackingLost, "list changes"));
         }
         let blocks: BTreeSet<u64> = self.written[generation..]

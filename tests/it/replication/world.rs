@@ -50,6 +50,7 @@ pub(crate) struct World {
 pub(crate) struct Running {
     pub(crate) observed: watch::Receiver<Observation>,
     pub(crate) progress: BTreeMap<DiskId, Arc<Progress>>,
+    pub(crate) synchronize: Arc<Notify>,
     task: JoinHandle<()>,
 }
 
@@ -149,43 +150,66 @@ impl World {
         self.start_with(store)
     }
 
+    /// Starts an engine that does otherwise than usual.
+    pub(crate) async fn start_as(&self, change: impl FnOnce(&mut Options)) -> Running {
+        let store = self.by_signature().await;
+        let mut options = self.options();
+        change(&mut options);
+        self.start_engine(store, options)
+    }
+
     /// Starts an engine on `store`, with whatever state an earlier one left in its folder.
     pub(crate) fn start_with(&self, store: Store) -> Running {
+        self.start_engine(store, self.options())
+    }
+
+    /// What an engine does usually: it takes no barriers but those that are asked for, and compares nothing without
+    /// leave.
+    fn options(&self) -> Options {
+        Options {
+            writer: Writer {
+                host: "hv1".parse().unwrap(),
+                generation: Generation::new(1),
+            },
+            vm: vm(),
+            disks: self.disks.clone(),
+            compress: true,
+            interval: Duration::from_secs(24 * 3600),
+            application_every: None,
+            resynchronize: false,
+            folder: self.folder.path().join("state"),
+        }
+    }
+
+    fn start_engine(&self, store: Store, options: Options) -> Running {
         let hypervisor: Arc<dyn Hypervisor> = Arc::new(Witnessed {
             model: self.model.clone(),
             witness: self.witness.clone(),
         });
-        let state = self.folder.path().join("state");
-        std::fs::create_dir_all(&state).unwrap();
+        std::fs::create_dir_all(&options.folder).unwrap();
         let (publish, observed) = watch::channel(Engine::initial());
         let progress: BTreeMap<_, Arc<Progress>> = self
             .disks
             .keys()
             .map(|id| (id.clone(), Arc::default()))
             .collect();
+        let synchronize = Arc::new(Notify::new());
         let engine = Engine {
             hypervisor,
             store,
-            options: Options {
-                writer: Writer {
-                    host: "hv1".parse().unwrap(),
-                    generation: Generation::new(1),
-                },
-                vm: vm(),
-                disks: self.disks.clone(),
-                compress: true,
-                folder: state,
-            },
+            options,
             throttle: Arc::new(Throttle::new(None)),
             clock: Arc::new(SystemClock),
             progress: progress.clone(),
             publish,
             retry: Arc::new(Notify::new()),
+            synchronize: synchronize.clone(),
             stop: CancellationToken::new(),
         };
         Running {
             observed,
             progress,
+            synchronize,
             task: tokio::spawn(engine.run()),
         }
     }
@@ -221,6 +245,22 @@ impl World {
         got.unwrap().bytes.to_vec()
     }
 
+    /// Every point is what was frozen at its barrier, on all its disks.
+    pub(crate) async fn assert_all_points_are_what_was_frozen(&self) {
+        for point in &self.manifest().await.points {
+            let frozen = self.witness.at(point.barrier.time);
+            for disk in point.disks.keys() {
+                let found = self.read_point(point, disk).await;
+                let slot = &self.disks[disk];
+                let sequence = point.sequence;
+                assert!(
+                    found == *frozen[slot],
+                    "disk {slot} differs from what was frozen at sequence {sequence}"
+                );
+            }
+        }
+    }
+
     /// The newest point is what the newest frozen point held, on all disks.
     pub(crate) async fn assert_point_is_what_was_frozen(&self) {
         let manifest = self.manifest().await;
@@ -250,6 +290,20 @@ impl Running {
     pub(crate) async fn wait_until_replicating(&mut self) {
         self.wait_for(|phase| matches!(phase, Phase::Replicating { .. }))
             .await;
+    }
+
+    /// Asks for a barrier, and waits until its changes are sealed.
+    pub(crate) async fn synchronize(&mut self) {
+        let before = self.observed.borrow().cycles.completed;
+        self.synchronize.notify_one();
+        let sealed = self
+            .observed
+            .wait_for(|observed| observed.cycles.completed > before);
+        tokio::time::timeout(PATIENCE, sealed)
+            .await
+            .expect("the barrier is sealed")
+            .unwrap();
+        self.wait_until_replicating().await;
     }
 
     /// Waits until the engine says that it failed.

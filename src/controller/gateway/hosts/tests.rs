@@ -6,7 +6,10 @@ use uuid::Uuid;
 use super::*;
 use crate::ids::ReplicaId;
 use crate::report::{Code, Fault};
-use crate::wire::{Answer, Command, Hello, Observations, Relationship, Remove, Settings, Start};
+use crate::wire::{
+    Answer, Command, Hello, Observations, Relationship, Remove, Resynchronize, Settings, Start,
+    Synchronize,
+};
 
 /// An agent that nobody asks.
 struct Mute;
@@ -34,6 +37,18 @@ impl Agent for Mute {
     }
 
     async fn start(&self, _: &ReplicaId, _: &Command<Start>) -> Result<Answer, Fault> {
+        mute()
+    }
+
+    async fn synchronize(&self, _: &ReplicaId, _: &Command<Synchronize>) -> Result<Answer, Fault> {
+        mute()
+    }
+
+    async fn resynchronize(
+        &self,
+        _: &ReplicaId,
+        _: &Command<Resynchronize>,
+    ) -> Result<Answer, Fault> {
         mute()
     }
 
