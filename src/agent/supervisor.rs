@@ -4,7 +4,6 @@
 //! started, gets new signatures, or ends. A command that was done before gets its answer again.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,8 +36,8 @@ use crate::report::{Code, Fault};
 use crate::units::{Clock, Generation};
 use crate::wire::observation::HostObservation;
 use crate::wire::{
-    Answer, Command, Hello, HelloReply, Observations, Relationship, Remove, Settings, Start,
-    StorageAccess,
+    Answer, Command, Hello, HelloReply, HostCommand, Observations, Relationship, Remove, Settings,
+    Start, StorageAccess,
 };
 
 /// How long an engine may take to end.
@@ -79,7 +78,8 @@ struct Running {
 }
 
 impl Supervisor {
-    /// Goes on with what the state folder says.
+    /// Goes on with what the state folder says. All of it is known before the first command can come, so that none is
+    /// judged without it.
     pub fn start(
         host: HostName,
         state: StateFolder,
@@ -88,7 +88,7 @@ impl Supervisor {
         stop: CancellationToken,
     ) -> Arc<Self> {
         let throttle = Arc::new(Throttle::new(state.settings().bandwidth));
-        let supervisor = Arc::new(Supervisor {
+        let mut supervisor = Supervisor {
             host,
             state,
             edges,
@@ -96,9 +96,9 @@ impl Supervisor {
             throttle,
             replications: Mutex::default(),
             stop: stop.clone(),
-        });
-        let beginning = supervisor.clone();
-        tokio::spawn(async move { beginning.resume().await });
+        };
+        supervisor.replications = Mutex::new(supervisor.resumed());
+        let supervisor = Arc::new(supervisor);
         tokio::spawn(show_inventory(supervisor.board.clone(), inventory, stop));
         supervisor
     }
@@ -114,7 +114,8 @@ impl Supervisor {
         }
     }
 
-    async fn resume(&self) {
+    /// The replications of the state folder, each with its engine if it was started.
+    fn resumed(&self) -> BTreeMap<ReplicaId, Supervised> {
         let loaded = self.state.load().unwrap_or_else(|error| {
             tracing::error!(
                 error = crate::report::chain(&error),
@@ -122,19 +123,19 @@ impl Supervisor {
             );
             Vec::new()
         });
-        let mut replications = self.replications.lock().await;
-        for replication in loaded {
-            let replica = replication.relationship.replica.clone();
-            // A command may have come first; it is newer.
-            if let Entry::Vacant(place) = replications.entry(replica) {
-                let running = self.run_if_started(&replication);
-                self.show_if_idle(&replication, running.as_ref());
-                place.insert(Supervised {
-                    replication,
-                    running,
-                });
-            }
-        }
+        let supervised = loaded.into_iter().map(|replication| {
+            let running = self.run_if_started(&replication);
+            self.show_if_idle(&replication, running.as_ref());
+            let supervised = Supervised {
+                replication,
+                running,
+            };
+            (
+                supervised.replication.relationship.replica.clone(),
+                supervised,
+            )
+        });
+        supervised.collect()
     }
 
     /// Admits a command to a VM, or says why not: whether it has been done already.
@@ -317,7 +318,7 @@ impl Service for Supervisor {
         Ok(self.board.read(session, after, deadline).await)
     }
 
-    async fn settings(&self, command: Command<Settings>) -> Result<Answer, Fault> {
+    async fn settings(&self, command: HostCommand<Settings>) -> Result<Answer, Fault> {
         self.state
             .keep_settings(&command.body)
             .map_err(|error| error.fault())?;
@@ -479,3 +480,6 @@ async fn show_inventory(board: Arc<Board>, inventory: Inventory, stop: Cancellat
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,7 +6,9 @@ use uuid::Uuid;
 use super::*;
 use crate::ids::ReplicaId;
 use crate::report::{Code, Fault};
-use crate::wire::{Answer, Command, Hello, Observations, Relationship, Remove, Settings, Start};
+use crate::wire::{
+    Answer, Command, Hello, HostCommand, Observations, Relationship, Remove, Settings, Start,
+};
 
 /// An agent that nobody asks.
 struct Mute;
@@ -25,7 +27,7 @@ impl Agent for Mute {
         mute()
     }
 
-    async fn settings(&self, _: &Command<Settings>) -> Result<Answer, Fault> {
+    async fn settings(&self, _: &HostCommand<Settings>) -> Result<Answer, Fault> {
         mute()
     }
 
