@@ -23,7 +23,7 @@ use site_recovery::replica::fence::{Fence, MachineDescription, Side};
 use site_recovery::replica::manifest::{Manifest, Point};
 use site_recovery::replica::names::{self, Prefix};
 use site_recovery::replica::seal::Writer;
-use site_recovery::units::{ByteRange, Generation, SystemClock};
+use site_recovery::units::{ByteRange, Clock, Generation, SystemClock};
 use tempfile::TempDir;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
@@ -50,6 +50,7 @@ pub(crate) struct World {
 pub(crate) struct Running {
     pub(crate) observed: watch::Receiver<Observation>,
     pub(crate) progress: BTreeMap<DiskId, Arc<Progress>>,
+    pub(crate) retry: Arc<Notify>,
     task: JoinHandle<()>,
 }
 
@@ -151,6 +152,11 @@ impl World {
 
     /// Starts an engine on `store`, with whatever state an earlier one left in its folder.
     pub(crate) fn start_with(&self, store: Store) -> Running {
+        self.start_by(store, Arc::new(SystemClock))
+    }
+
+    /// The same by another clock.
+    pub(crate) fn start_by(&self, store: Store, clock: Arc<dyn Clock>) -> Running {
         let hypervisor: Arc<dyn Hypervisor> = Arc::new(Witnessed {
             model: self.model.clone(),
             witness: self.witness.clone(),
@@ -158,6 +164,7 @@ impl World {
         let state = self.folder.path().join("state");
         std::fs::create_dir_all(&state).unwrap();
         let (publish, observed) = watch::channel(Engine::initial());
+        let retry = Arc::new(Notify::new());
         let progress: BTreeMap<_, Arc<Progress>> = self
             .disks
             .keys()
@@ -177,15 +184,16 @@ impl World {
                 folder: state,
             },
             throttle: Arc::new(Throttle::new(None)),
-            clock: Arc::new(SystemClock),
+            clock,
             progress: progress.clone(),
             publish,
-            retry: Arc::new(Notify::new()),
+            retry: retry.clone(),
             stop: CancellationToken::new(),
         };
         Running {
             observed,
             progress,
+            retry,
             task: tokio::spawn(engine.run()),
         }
     }
