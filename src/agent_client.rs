@@ -19,8 +19,8 @@ use uuid::Uuid;
 use crate::ids::ReplicaId;
 use crate::report::Fault;
 use crate::wire::{
-    Answer, Command, Hello, HelloReply, Observations, Relationship, Remove, Resynchronize,
-    Settings, Start, Synchronize,
+    Answer, Command, Hello, HelloReply, HostCommand, Observations, Relationship, Remove,
+    Resynchronize, Settings, Start, Synchronize,
 };
 
 pub use http::HttpAgent;
@@ -46,7 +46,7 @@ pub trait Agent: Send + Sync {
 
     /// # Errors
     /// As said at the trait.
-    async fn settings(&self, command: &Command<Settings>) -> Result<Answer, Fault>;
+    async fn settings(&self, command: &HostCommand<Settings>) -> Result<Answer, Fault>;
 
     /// Creates or changes a relationship; which one, its body says.
     ///

@@ -10,6 +10,7 @@
 //! and reports. What must hold whenever it dies: a log exists only once a seal names it; a cursor is given up only after
 //! the seal that replaces it is stored; what an engine remembers is a cache, storage and hypervisor decide.
 
+pub mod answers;
 pub mod capture;
 pub mod copy;
 pub mod cycles;

@@ -178,10 +178,13 @@ impl std::fmt::Debug for TrackingCursor {
     }
 }
 
+/// The most ranges of one answer: a disk in fragments is told in more answers, not in longer ones.
+pub const RANGES_MAX: usize = 16_384;
+
 /// Some of the ranges asked for: all that lie below `covered`. The caller asks again from there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ranges {
-    /// Ascending, not touching each other, inside the window.
+    /// Ascending, not touching each other, between the window's start and `covered`; at most [`RANGES_MAX`].
     pub ranges: Vec<ByteRange>,
     /// More than the window's start, at most its end.
     pub covered: u64,

@@ -150,6 +150,18 @@ impl Attempts {
         (trouble, wait.unwrap_or(LOOK_AGAIN))
     }
 
+    /// An attempt that began at `started` broke by a fault of ours, told as such at once. What led to it may pass all the
+    /// same: it is repeated on the schedule.
+    pub fn broke(&mut self, fault: Fault, started: Timestamp) -> (Trouble, Duration) {
+        let (mut trouble, wait) = self.failed(fault, started);
+        let wait = match trouble.next_attempt {
+            Some(_) => wait,
+            None => self.schedule.next_backoff().unwrap_or(LOOK_AGAIN),
+        };
+        trouble.next_attempt = started.checked_add(wait).ok();
+        (trouble, wait)
+    }
+
     /// Something went well, or somebody asked to begin anew.
     pub fn reset(&mut self) {
         *self = Attempts::default();
@@ -241,6 +253,17 @@ mod tests {
         assert_eq!(trouble.next_attempt, Some(at(180)));
         let (trouble, wait) = attempts.failed(Fault::new(Code::BrokenDiskChain, "x"), at(180));
         assert_eq!((trouble.next_attempt, wait), (None, LOOK_AGAIN));
+    }
+
+    #[test]
+    fn what_broke_is_tried_again_on_the_schedule_although_its_code_is_not_recoverable() {
+        let at = Timestamp::UNIX_EPOCH;
+        let mut attempts = Attempts::default();
+        let broke = |attempts: &mut Attempts| attempts.broke(Fault::new(Code::Internal, "x"), at);
+        assert_eq!(broke(&mut attempts).1, MINUTE);
+        let (trouble, wait) = broke(&mut attempts);
+        assert_eq!((trouble.attempts, wait), (2, 2 * MINUTE));
+        assert_eq!(trouble.next_attempt, Some(at + 2 * MINUTE));
     }
 
     #[tokio::test(start_paused = true)]

@@ -6,7 +6,7 @@
 //! |---|---|---|
 //! | `POST /v1/hello` | [`Hello`] → [`HelloReply`] | first on every connection: versions, leadership |
 //! | `GET /v1/observations?session=&after=` | → [`Observations`] | a long poll, at most [`POLL`] |
-//! | `PUT /v1/settings` | [`Command`]`<`[`Settings`]`>` → [`Answer`] | what holds for the whole host |
+//! | `PUT /v1/settings` | [`HostCommand`]`<`[`Settings`]`>` → [`Answer`] | what holds for the whole host |
 //! | `PUT /v1/replications/{replica}` | [`Command`]`<`[`Relationship`]`>` → [`Answer`] | CreateReplicationRelationship |
 //! | `POST /v1/replications/{replica}/start` | [`Command`]`<`[`Start`]`>` → [`Answer`] | StartReplication |
 //! | `POST /v1/replications/{replica}/synchronize` | [`Command`]`<`[`Synchronize`]`>` → [`Answer`] | a barrier now |
@@ -93,14 +93,26 @@ pub struct HelloReply {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Command<T> {
-    /// The VM's generation; a lower one than was seen is refused. Settings of a host have none.
-    #[serde(default)]
+    /// The VM's generation, as its fence says; a lower one than was seen is refused.
     pub generation: Generation,
     /// The same operation again gets the recorded answer.
     pub operation: OperationId,
     /// The recovery run that it belongs to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run: Option<String>,
+    pub body: T,
+}
+
+/// A command to the host as a whole.
+///
+/// It has no generation, because a generation is a VM's: there is no fence of a host in storage that a lower one could be
+/// told by. So it must carry only what does no harm when a controller that is not leader any more says it late: a wish
+/// that the leader tells again to each session of the agent, nothing that starts, ends or moves a replication.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HostCommand<T> {
+    /// The same operation again comes to the same end.
+    pub operation: OperationId,
     pub body: T,
 }
 

@@ -24,8 +24,8 @@ use crate::agent::routes::request::{Body, Led, Poll, Replica};
 use crate::ids::ReplicaId;
 use crate::report::{Code, Fault};
 use crate::wire::{
-    self, Answer, Command, Hello, HelloReply, Observations, Relationship, Remove, Resynchronize,
-    Settings, Start, Synchronize, Versions,
+    self, Answer, Command, Hello, HelloReply, HostCommand, Observations, Relationship, Remove,
+    Resynchronize, Settings, Start, Synchronize, Versions,
 };
 
 /// How long whoever asked waits for a command; the controller gives up a little later.
@@ -55,7 +55,7 @@ pub trait Service: Send + Sync + 'static {
 
     /// # Errors
     /// What is in the way.
-    async fn settings(&self, command: Command<Settings>) -> Result<Answer, Fault>;
+    async fn settings(&self, command: HostCommand<Settings>) -> Result<Answer, Fault>;
 
     /// # Errors
     /// What is in the way; `GenerationStale` if somebody newer has commanded.
@@ -223,7 +223,7 @@ async fn observations(
 async fn settings(
     State(routes): State<Routes>,
     _: Led,
-    Body(command): Body<Command<Settings>>,
+    Body(command): Body<HostCommand<Settings>>,
 ) -> Reply<Answer> {
     let service = routes.service.clone();
     let work = async move { service.settings(command).await };

@@ -3,15 +3,14 @@
 //! A command is admitted if its generation is not lower than the VM's, written down, and then in force: an engine is
 //! started, gets new signatures, or ends. A command that was done before gets its answer again.
 
+mod service;
+
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use jiff::Timestamp;
 use tokio::sync::{Mutex, Notify, watch};
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
@@ -19,14 +18,12 @@ use uuid::Uuid;
 use crate::agent::inventory::Inventory;
 use crate::agent::observations::Board;
 use crate::agent::observer::{Observer, Subject};
-use crate::agent::routes::Service;
 use crate::agent::state::{Replication, StateFolder};
 use crate::blob::client::Options as BlobOptions;
 use crate::blob::client::container::ContainerClient;
 use crate::blob::credential::RenewableSas;
 use crate::blob::endpoint::Endpoint;
 use crate::blob::http::Http;
-use crate::engine::demand;
 use crate::engine::ledger::Store;
 use crate::engine::progress::Progress;
 use crate::engine::throttle::Throttle;
@@ -37,10 +34,7 @@ use crate::replica::seal::Writer;
 use crate::report::{Code, Fault};
 use crate::units::{Clock, Generation};
 use crate::wire::observation::HostObservation;
-use crate::wire::{
-    Answer, Command, Hello, HelloReply, Observations, Policy, Relationship, Remove, Resynchronize,
-    Settings, Start, StorageAccess, Synchronize,
-};
+use crate::wire::{Command, Policy, Relationship, StorageAccess};
 
 /// How long an engine may take to end.
 const ENDING: Duration = Duration::from_secs(10);
@@ -81,7 +75,8 @@ struct Running {
 }
 
 impl Supervisor {
-    /// Goes on with what the state folder says.
+    /// Goes on with what the state folder says. All of it is known before the first command can come, so that none is
+    /// judged without it.
     pub fn start(
         host: HostName,
         state: StateFolder,
@@ -90,7 +85,7 @@ impl Supervisor {
         stop: CancellationToken,
     ) -> Arc<Self> {
         let throttle = Arc::new(Throttle::new(state.settings().bandwidth));
-        let supervisor = Arc::new(Supervisor {
+        let mut supervisor = Supervisor {
             host,
             state,
             edges,
@@ -98,9 +93,9 @@ impl Supervisor {
             throttle,
             replications: Mutex::default(),
             stop: stop.clone(),
-        });
-        let beginning = supervisor.clone();
-        tokio::spawn(async move { beginning.resume().await });
+        };
+        supervisor.replications = Mutex::new(supervisor.resumed());
+        let supervisor = Arc::new(supervisor);
         tokio::spawn(show_inventory(supervisor.board.clone(), inventory, stop));
         supervisor
     }
@@ -116,7 +111,8 @@ impl Supervisor {
         }
     }
 
-    async fn resume(&self) {
+    /// The replications of the state folder, each with its engine if it was started.
+    fn resumed(&self) -> BTreeMap<ReplicaId, Supervised> {
         let loaded = self.state.load().unwrap_or_else(|error| {
             tracing::error!(
                 error = crate::report::chain(&error),
@@ -124,19 +120,19 @@ impl Supervisor {
             );
             Vec::new()
         });
-        let mut replications = self.replications.lock().await;
-        for replication in loaded {
-            let replica = replication.relationship.replica.clone();
-            // A command may have come first; it is newer.
-            if let Entry::Vacant(place) = replications.entry(replica) {
-                let running = self.run_if_started(&replication);
-                self.show_if_idle(&replication, running.as_ref());
-                place.insert(Supervised {
-                    replication,
-                    running,
-                });
-            }
-        }
+        let supervised = loaded.into_iter().map(|replication| {
+            let running = self.run_if_started(&replication);
+            self.show_if_idle(&replication, running.as_ref());
+            let supervised = Supervised {
+                replication,
+                running,
+            };
+            (
+                supervised.replication.relationship.replica.clone(),
+                supervised,
+            )
+        });
+        supervised.collect()
     }
 
     /// Admits a command to a VM, or says why not: whether it has been done already.
@@ -324,214 +320,9 @@ impl Supervisor {
     }
 }
 
-#[async_trait]
-impl Service for Supervisor {
-    fn hello(&self, _: &Hello, version: u32) -> HelloReply {
-        HelloReply {
-            version,
-            release: env!("CARGO_PKG_VERSION").to_owned(),
-            host: self.host.clone(),
-            session: self.board.session(),
-        }
-    }
-
-    async fn observations(
-        &self,
-        session: Option<Uuid>,
-        after: u64,
-        deadline: Instant,
-    ) -> Result<Observations, Fault> {
-        Ok(self.board.read(session, after, deadline).await)
-    }
-
-    async fn settings(&self, command: Command<Settings>) -> Result<Answer, Fault> {
-        self.state
-            .keep_settings(&command.body)
-            .map_err(|error| error.fault())?;
-        self.throttle.set_rate(command.body.bandwidth);
-        Ok(Answer {
-            operation: command.operation,
-            repeated: false,
-        })
-    }
-
-    async fn create_relationship(&self, command: Command<Relationship>) -> Result<Answer, Fault> {
-        let replica = command.body.replica.clone();
-        let mut replications = self.replications.lock().await;
-        let known = replications.get(&replica);
-        let repeated = self
-            .admit(&replica, known.map(|known| &known.replication), &command)
-            .await?;
-        let answer = Answer {
-            operation: command.operation.clone(),
-            repeated,
-        };
-        if repeated {
-            return Ok(answer);
-        }
-        if known.is_none() {
-            self.check_fence(&command.body, command.generation).await?;
-        }
-        let mut next = match known {
-            Some(known) => known.replication.clone(),
-            None => Replication::new(command.body.clone(), command.generation),
-        };
-        let same_work = known.is_some_and(|known| is_same_work(&known.replication, &command));
-        next.relationship = command.body;
-        next.generation = command.generation;
-        next.done(command.operation);
-        self.keep(&next)?;
-        let old = replications.remove(&replica).and_then(|old| old.running);
-        let running = match old {
-            Some(running) if same_work => {
-                running
-                    .inbox
-                    .replace(next.relationship.storage.inbox.sas.clone());
-                running
-                    .replica
-                    .replace(next.relationship.storage.replica.sas.clone());
-                running
-                    .expire
-                    .send_replace(next.relationship.storage.expires);
-                Some(running)
-            }
-            old => {
-                if let Some(old) = old {
-                    old.end().await;
-                }
-                self.run_if_started(&next)
-            }
-        };
-        self.show_if_idle(&next, running.as_ref());
-        replications.insert(
-            replica,
-            Supervised {
-                replication: next,
-                running,
-            },
-        );
-        Ok(answer)
-    }
-
-    async fn start(&self, replica: ReplicaId, command: Command<Start>) -> Result<Answer, Fault> {
-        let mut replications = self.replications.lock().await;
-        let supervised = self.known(&mut replications, &replica)?;
-        let repeated = self
-            .admit(&replica, Some(&supervised.replication), &command)
-            .await?;
-        if !supervised.replication.started || supervised.running.is_none() {
-            let mut next = supervised.replication.clone();
-            next.started = true;
-            next.done(command.operation.clone());
-            self.keep(&next)?;
-            supervised.running = self.run_if_started(&next);
-            supervised.replication = next;
-        }
-        Ok(Answer {
-            operation: command.operation,
-            repeated,
-        })
-    }
-
-    async fn synchronize(
-        &self,
-        replica: ReplicaId,
-        command: Command<Synchronize>,
-    ) -> Result<Answer, Fault> {
-        let mut replications = self.replications.lock().await;
-        let supervised = self.known(&mut replications, &replica)?;
-        let repeated = self
-            .admit(&replica, Some(&supervised.replication), &command)
-            .await?;
-        let Some(running) = &supervised.running else {
-            let message = format!("replication of {replica} is suspended or was not started");
-            return Err(Fault::new(Code::NotReplicating, message));
-        };
-        if !repeated {
-            running.synchronize.notify_one();
-            self.remember(supervised, &command.operation)?;
-        }
-        Ok(Answer {
-            operation: command.operation,
-            repeated,
-        })
-    }
-
-    async fn resynchronize(
-        &self,
-        replica: ReplicaId,
-        command: Command<Resynchronize>,
-    ) -> Result<Answer, Fault> {
-        let mut replications = self.replications.lock().await;
-        let supervised = self.known(&mut replications, &replica)?;
-        let repeated = self
-            .admit(&replica, Some(&supervised.replication), &command)
-            .await?;
-        if !repeated {
-            if let Some(running) = supervised.running.take() {
-                running.end().await;
-            }
-            let disks = supervised.replication.relationship.disks.iter();
-            let reason = Fault::new(Code::ResyncRequested, "a resynchronization was asked for");
-            demand::add(
-                &self.state.of(&replica),
-                disks.map(|disk| disk.id.clone()),
-                reason,
-            )
-            .map_err(|error| Fault::of(Code::HostIo, &error))?;
-            self.remember(supervised, &command.operation)?;
-            supervised.running = self.run_if_started(&supervised.replication);
-        }
-        Ok(Answer {
-            operation: command.operation,
-            repeated,
-        })
-    }
-
-    async fn remove(&self, replica: ReplicaId, command: Command<Remove>) -> Result<Answer, Fault> {
-        let mut replications = self.replications.lock().await;
-        let Some(supervised) = replications.get_mut(&replica) else {
-            return Ok(Answer {
-                operation: command.operation,
-                repeated: true,
-            });
-        };
-        self.admit(&replica, Some(&supervised.replication), &command)
-            .await?;
-        if let Some(running) = supervised.running.take() {
-            running.end().await;
-        }
-        let vm = supervised.replication.relationship.vm.clone();
-        let stopped = engine::source::ask(&self.edges.hypervisor, move |hypervisor| {
-            match hypervisor.stop_tracking(&vm) {
-                // Nothing of ours can be left at a machine that is not there.
-                Err(error) if error.kind == crate::host::Kind::VmNotFound => Ok(()),
-                result => result,
-            }
-        });
-        stopped.await.map_err(|error| error.fault())?;
-        self.state.forget(&replica).map_err(|error| error.fault())?;
-        replications.remove(&replica);
-        self.board.hide(&replica);
-        Ok(Answer {
-            operation: command.operation,
-            repeated: false,
-        })
-    }
-}
-
 fn application_every(policy: &Policy) -> Option<Duration> {
     let hours = u64::from(policy.application_consistent_hours);
     (hours > 0).then(|| Duration::from_secs(hours * 3600))
-}
-
-/// Whether a new relationship changes nothing but signatures, so that the engine can go on.
-fn is_same_work(known: &Replication, command: &Command<Relationship>) -> bool {
-    let mut same = known.relationship.clone();
-    same.storage.inbox.sas = command.body.storage.inbox.sas.clone();
-    same.storage.replica.sas = command.body.storage.replica.sas.clone();
-    same.storage.expires = command.body.storage.expires;
-    same == command.body && known.generation == command.generation
 }
 
 impl Running {
@@ -560,3 +351,6 @@ async fn show_inventory(board: Arc<Board>, inventory: Inventory, stop: Cancellat
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

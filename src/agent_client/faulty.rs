@@ -17,8 +17,8 @@ use crate::agent_client::Agent;
 use crate::ids::ReplicaId;
 use crate::report::{Code, Fault};
 use crate::wire::{
-    Answer, Command, Hello, HelloReply, Observations, Relationship, Remove, Resynchronize,
-    Settings, Start, Synchronize,
+    Answer, Command, Hello, HelloReply, HostCommand, Observations, Relationship, Remove,
+    Resynchronize, Settings, Start, Synchronize,
 };
 
 /// The requests of the wire.
@@ -155,7 +155,7 @@ impl<A: Agent> Agent for Faulty<A> {
         self.call(Request::Observations, perform).await
     }
 
-    async fn settings(&self, command: &Command<Settings>) -> Result<Answer, Fault> {
+    async fn settings(&self, command: &HostCommand<Settings>) -> Result<Answer, Fault> {
         self.call(Request::Settings, self.inner.settings(command))
             .await
     }
@@ -205,17 +205,16 @@ mod tests {
 
     use super::*;
     use crate::ids::OperationId;
-    use crate::units::Generation;
 
     /// Counts what reaches it.
     #[derive(Default)]
     struct Counting(AtomicU32);
 
     impl Counting {
-        fn answer<T>(&self, command: &Command<T>) -> Answer {
+        fn answer(&self, operation: &OperationId) -> Answer {
             self.0.fetch_add(1, Ordering::Relaxed);
             Answer {
-                operation: command.operation.clone(),
+                operation: operation.clone(),
                 repeated: false,
             }
         }
@@ -231,16 +230,16 @@ mod tests {
             Err(Fault::new(Code::Internal, "not asked for"))
         }
 
-        async fn settings(&self, command: &Command<Settings>) -> Result<Answer, Fault> {
-            Ok(self.answer(command))
+        async fn settings(&self, command: &HostCommand<Settings>) -> Result<Answer, Fault> {
+            Ok(self.answer(&command.operation))
         }
 
         async fn create_relationship(&self, it: &Command<Relationship>) -> Result<Answer, Fault> {
-            Ok(self.answer(it))
+            Ok(self.answer(&it.operation))
         }
 
         async fn start(&self, _: &ReplicaId, it: &Command<Start>) -> Result<Answer, Fault> {
-            Ok(self.answer(it))
+            Ok(self.answer(&it.operation))
         }
 
         async fn synchronize(
@@ -248,7 +247,7 @@ mod tests {
             _: &ReplicaId,
             it: &Command<Synchronize>,
         ) -> Result<Answer, Fault> {
-            Ok(self.answer(it))
+            Ok(self.answer(&it.operation))
         }
 
         async fn resynchronize(
@@ -256,19 +255,17 @@ mod tests {
             _: &ReplicaId,
             it: &Command<Resynchronize>,
         ) -> Result<Answer, Fault> {
-            Ok(self.answer(it))
+            Ok(self.answer(&it.operation))
         }
 
         async fn remove(&self, _: &ReplicaId, it: &Command<Remove>) -> Result<Answer, Fault> {
-            Ok(self.answer(it))
+            Ok(self.answer(&it.operation))
         }
     }
 
-    fn settings() -> Command<Settings> {
-        Command {
-            generation: Generation::ZERO,
+    fn settings() -> HostCommand<Settings> {
+        HostCommand {
             operation: OperationId::from_random(1),
-            run: None,
             body: Settings::default(),
         }
     }

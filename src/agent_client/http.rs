@@ -22,11 +22,11 @@ use crate::agent_client::Agent;
 use crate::agent_client::answer;
 use crate::agent_client::breaker::Breaker;
 use crate::agent_client::link::Link;
-use crate::ids::{HostName, ReplicaId};
+use crate::ids::{HostName, OperationId, ReplicaId};
 use crate::report::{Code, Fault, chain};
 use crate::wire::{
-    self, Answer, Command, Hello, HelloReply, Observations, Relationship, Remove, Resynchronize,
-    Settings, Start, Synchronize,
+    self, Answer, Command, Hello, HelloReply, HostCommand, Observations, Relationship, Remove,
+    Resynchronize, Settings, Start, Synchronize,
 };
 
 pub use crate::agent_client::link::KeepAlive;
@@ -145,7 +145,8 @@ impl HttpAgent {
         name: &'static str,
         method: Method,
         path: String,
-        command: &Command<B>,
+        operation: &OperationId,
+        command: &B,
     ) -> Result<Answer, Fault> {
         self.breaker(|breaker| breaker.admit(now()).map(drop))
             .map_err(|_| self.left_alone(name))?;
@@ -162,9 +163,9 @@ impl HttpAgent {
             .call(&call, json(command))
             .await
             .and_then(|answer: Answer| match answer.operation {
-                ref operation if *operation == command.operation => Ok(answer),
+                ref answered if answered == operation => Ok(answer),
                 got => Err(Failure::OtherOperation {
-                    asked: command.operation.to_string(),
+                    asked: operation.to_string(),
                     got: got.to_string(),
                 }),
             });
@@ -286,20 +287,28 @@ impl Agent for HttpAgent {
         observations.map_err(|failure| self.fault("observations", failure))
     }
 
-    async fn settings(&self, command: &Command<Settings>) -> Result<Answer, Fault> {
+    async fn settings(&self, command: &HostCommand<Settings>) -> Result<Answer, Fault> {
         let path = "/v1/settings".to_owned();
-        self.command("settings", Method::PUT, path, command).await
+        self.command("settings", Method::PUT, path, &command.operation, command)
+            .await
     }
 
     async fn create_relationship(&self, command: &Command<Relationship>) -> Result<Answer, Fault> {
         let path = format!("/v1/replications/{}", command.body.replica);
-        self.command("create relationship", Method::PUT, path, command)
-            .await
+        self.command(
+            "create relationship",
+            Method::PUT,
+            path,
+            &command.operation,
+            command,
+        )
+        .await
     }
 
     async fn start(&self, replica: &ReplicaId, command: &Command<Start>) -> Result<Answer, Fault> {
         let path = format!("/v1/replications/{replica}/start");
-        self.command("start", Method::POST, path, command).await
+        self.command("start", Method::POST, path, &command.operation, command)
+            .await
     }
 
     async fn synchronize(
@@ -308,8 +317,14 @@ impl Agent for HttpAgent {
         command: &Command<Synchronize>,
     ) -> Result<Answer, Fault> {
         let path = format!("/v1/replications/{replica}/synchronize");
-        self.command("synchronize", Method::POST, path, command)
-            .await
+        self.command(
+            "synchronize",
+            Method::POST,
+            path,
+            &command.operation,
+            command,
+        )
+        .await
     }
 
     async fn resynchronize(
@@ -318,8 +333,14 @@ impl Agent for HttpAgent {
         command: &Command<Resynchronize>,
     ) -> Result<Answer, Fault> {
         let path = format!("/v1/replications/{replica}/resynchronize");
-        self.command("resynchronize", Method::POST, path, command)
-            .await
+        self.command(
+            "resynchronize",
+            Method::POST,
+            path,
+            &command.operation,
+            command,
+        )
+        .await
     }
 
     async fn remove(
@@ -328,7 +349,8 @@ impl Agent for HttpAgent {
         command: &Command<Remove>,
     ) -> Result<Answer, Fault> {
         let path = format!("/v1/replications/{replica}/remove");
-        self.command("remove", Method::POST, path, command).await
+        self.command("remove", Method::POST, path, &command.operation, command)
+            .await
     }
 }
 

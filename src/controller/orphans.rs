@@ -1,7 +1,8 @@
 //! Ends replications that nobody wants any more: their object was deleted while their host was away.
 //!
 //! A replication goes only if the site's record says that its replica is retained. One without a record may be of an
-//! object that a rebuilt cluster has not applied yet: it is left alone.
+//! object that a rebuilt cluster has not applied yet: it is left alone. The command is of the generation that the fence
+//! in storage says, never of the one that the agent says itself: that would be admitted whoever commands by now.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -10,9 +11,13 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::controller::context::{Context, name_of};
+use crate::controller::documents;
 use crate::controller::gateway::host_state::HostState;
 use crate::controller::site::handle::{SiteHandle, SiteView};
-use crate::ids::{ObjectName, OperationId, random};
+use crate::ids::{ObjectName, OperationId, ReplicaId, random};
+use crate::replica::fence::Fence;
+use crate::replica::names;
+use crate::report::Fault;
 use crate::wire::{Command, Remove};
 
 /// How often replications are compared with records.
@@ -70,15 +75,26 @@ fn show_counts(context: &Context) {
 
 async fn end_retained(handle: &SiteHandle, host: &HostState) {
     let Some(agent) = host.agent() else { return };
-    for (replica, replication) in host.observed.replications.iter() {
+    for replica in host.observed.replications.keys() {
         if !handle
             .record_of(replica)
             .is_some_and(|record| record.retained)
         {
             continue;
         }
+        let generation = match fence_of(handle, replica).await {
+            Ok(Some(fence)) => fence.generation,
+            Ok(None) => {
+                tracing::warn!(%replica, host = %host.host, "a replication without a fence is left alone");
+                continue;
+            }
+            Err(fault) => {
+                tracing::warn!(%replica, host = %host.host, %fault, "a replication is ended later");
+                continue;
+            }
+        };
         let command = Command {
-            generation: replication.generation,
+            generation,
             operation: OperationId::from_random(random()),
             run: None,
             body: Remove::default(),
@@ -92,4 +108,10 @@ async fn end_retained(handle: &SiteHandle, host: &HostState) {
             }
         }
     }
+}
+
+async fn fence_of(handle: &SiteHandle, replica: &ReplicaId) -> Result<Option<Fence>, Fault> {
+    let container = handle.store(replica).replica;
+    let held = documents::load(container.as_ref(), names::FENCE).await?;
+    Ok(held.map(|held| held.value))
 }

@@ -26,8 +26,7 @@ use crate::ids::{HostName, ObjectName, OperationId};
 use crate::replica::names::{self, Prefix};
 use crate::replica::owner;
 use crate::report::{Code, Fault};
-use crate::units::Generation;
-use crate::wire::{Command, Settings};
+use crate::wire::{HostCommand, Settings};
 
 /// How often a site is looked at without anything having happened.
 const LOOK: Duration = Duration::from_secs(60);
@@ -387,10 +386,8 @@ async fn tell_settings(
         if memory.told.get(host) == Some(&telling) {
             continue;
         }
-        let command = Command {
-            generation: Generation::ZERO,
+        let command = HostCommand {
             operation: OperationId::from_random(crate::ids::random()),
-            run: None,
             body: settings.clone(),
         };
         match agent.settings(&command).await {

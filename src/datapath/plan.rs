@@ -2,7 +2,7 @@
 //!
 //! A cycle ends with the first barrier, before it would write a range twice (under one sequence number a page has only
 //! one content), and before it grows past a bound. Parts of a delta wait for their barrier as long as the disk is
-//! consistent: there is no gain in leaving that state early.
+//! consistent: there is no gain in leaving that state early. A copy after them says that their barrier may never come.
 
 use crate::replica::Digest;
 use crate::replica::manifest::{Head, Manifest, Verdict};
@@ -67,7 +67,8 @@ pub fn plan(manifest: &Manifest, found: Vec<Found>) -> Plan {
             Verdict::Next => chain.push(next),
         }
     }
-    let barrier = endless || chain.iter().any(|found| found.seal.barrier.is_some());
+    let ended = |seal: &Seal| seal.barrier.is_some() || begins_copy(seal);
+    let barrier = endless || chain.iter().any(|found| ended(&found.seal));
     if chain.is_empty() {
         Plan::Nothing
     } else if !barrier
@@ -100,6 +101,11 @@ fn first_cycle(chain: Vec<Found>) -> Cycle {
         seals.push(next);
     }
     Cycle { seals }
+}
+
+/// Whether a seal belongs to a copy: disks that were consistent are not any more, so nothing is gained by waiting.
+fn begins_copy(seal: &Seal) -> bool {
+    seal.disks.iter().any(|disk| disk.kind == Kind::Copy)
 }
 
 /// Whether a seal is a part of a delta to a disk that is consistent.

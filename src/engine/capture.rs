@@ -7,6 +7,7 @@
 //! what it held is captured again from its cursor. The record says after which seal it comes: a capture that was sealed
 //! is never shipped twice.
 
+pub mod changes;
 pub mod record;
 pub mod replay;
 
@@ -21,20 +22,17 @@ use uuid::Uuid;
 
 use crate::durable;
 use crate::engine::Error;
+use crate::engine::capture::changes::Changes;
 use crate::engine::capture::record::CapturedDisk;
 use crate::engine::progress::Progress;
 use crate::host::{FrozenDisk, FrozenPoint, Hypervisor, Machine, TrackingCursor, Volume};
 use crate::hrl::{Identity, LogWriter};
 use crate::ids::{DiskId, DiskSlot, VmId};
 use crate::replica::Digest;
-use crate::units::{ByteRange, CHUNK, GIB, KIB, MIB, SECTOR, is_zero, to_usize};
+use crate::units::{ByteRange, CHUNK, GIB, MIB, is_zero, to_usize};
 
-/// Changes closer than this are captured as one: reading the gap costs less than another request in Azure.
-const GAP: u64 = 16 * KIB;
 /// The disk is read in pieces of this length.
 const PIECE: u64 = MIB;
-/// Changed ranges are asked for over this much of the disk at a time.
-const LOOK: u64 = 64 * GIB;
 /// Free space is looked at after this many bytes.
 const SPACE_LOOK: u64 = 256 * MIB;
 /// Capturing leaves a twentieth of a volume, at most this, to the machines on it: production comes first.
@@ -104,11 +102,12 @@ impl Capture<'_> {
             source: Box::new(source),
         };
         let size = frozen.size();
-        let ranges = self.changed(id, frozen)?;
-        let changed = ranges.iter().map(|range| range.len()).sum();
-        if let Some(progress) = self.progress.get(id) {
-            progress.begin(changed, 0);
-        }
+        let since = self.since.get(id).ok_or(Error::Broken {
+            doing: "looked for the cursor of a disk",
+        })?;
+        let mut changes = Changes::new(id, frozen, since);
+        let progress = self.progress.get(id).cloned().unwrap_or_default();
+        progress.begin(0, 0);
         let identity = Identity {
             id: log,
             previous: None,
@@ -119,8 +118,10 @@ impl Capture<'_> {
         let writer = LogWriter::new(BufWriter::with_capacity(to_usize(PIECE), file), identity);
         let mut writer = writer.map_err(cannot_write)?;
         let mut content = record::content_hasher();
-        let (mut buffer, mut unlooked) = (Vec::new(), SPACE_LOOK);
-        for range in ranges {
+        let (mut buffer, mut unlooked, mut changed) = (Vec::new(), SPACE_LOOK, 0);
+        while let Some(range) = changes.next_change()? {
+            progress.add_total(range.len());
+            changed += range.len();
             for piece in range.split_at_multiples(PIECE) {
                 if unlooked >= SPACE_LOOK {
                     check_space(&hypervisor.machine(self.vm)?, slot)?;
@@ -138,9 +139,7 @@ impl Capture<'_> {
                         None => writer.zero(run.range).map_err(cannot_write)?,
                     }
                 }
-                if let Some(progress) = self.progress.get(id) {
-                    progress.add_done(piece.len());
-                }
+                progress.add_done(piece.len());
             }
         }
         let mut file = writer.finish(self.now).map_err(cannot_write)?;
@@ -156,50 +155,6 @@ impl Capture<'_> {
             content,
             changed,
         })
-    }
-
-    /// What changed on a disk, in whole sectors, close ranges joined.
-    fn changed(&self, id: &DiskId, frozen: &dyn FrozenDisk) -> Result<Vec<ByteRange>, Error> {
-        let Some(since) = self.since.get(id) else {
-            return Err(Error::Broken {
-                doing: "looked for the cursor of a disk",
-            });
-        };
-        let size = frozen.size();
-        let mut joined: Vec<ByteRange> = Vec::new();
-        let mut looked = 0;
-        while looked < size {
-            let window = ByteRange::new(looked, looked.saturating_add(LOOK).min(size));
-            let found = frozen.changes(
-                since,
-                window.expect("what was looked at lies inside of the disk"),
-            )?;
-            for range in found.ranges {
-                join(
-                    &mut joined,
-                    ByteRange::to(size).intersect(range.align_out(SECTOR)),
-                );
-            }
-            if found.covered <= looked {
-                return Err(Error::Broken {
-                    doing: "looked for changes",
-                });
-            }
-            looked = found.covered;
-        }
-        Ok(joined)
-    }
-}
-
-/// Appends a range; one that is close to the last one joins it.
-fn join(joined: &mut Vec<ByteRange>, next: ByteRange) {
-    match joined.last_mut() {
-        Some(last) if next.start() <= last.end().saturating_add(GAP) => {
-            let end = last.end().max(next.end());
-            *last =
-                ByteRange::new(last.start(), end).expect("the end is not before the last one's");
-        }
-        Some(_) | None => joined.push(next),
     }
 }
 
@@ -323,19 +278,6 @@ mod tests {
 
     fn range(start: u64, end: u64) -> ByteRange {
         ByteRange::new(start, end).unwrap()
-    }
-
-    #[test]
-    fn close_changes_are_captured_as_one_and_distant_ones_are_not() {
-        let mut joined = Vec::new();
-        for next in [
-            range(0, 512),
-            range(GAP, GAP + 512),
-            range(3 * GAP + 512, 4 * GAP),
-        ] {
-            join(&mut joined, next);
-        }
-        assert_eq!(joined, [range(0, GAP + 512), range(3 * GAP + 512, 4 * GAP)]);
     }
 
     #[test]

@@ -1,4 +1,14 @@
 //! The phase Copying: what a frozen point holds is sent, disk by disk, where it differs from what was applied.
+//!
+//! It compares with what was applied, never with what was merely sent, so it begins once all that was sealed is applied.
+//! The data path keeps parts of a delta until their barrier is sealed. If it never will be, because the agent died between
+//! the parts and then tracking was lost, a seal without logs says that a copy begins, and that is as good as a barrier:
+//!
+//! ```text
+//! delta 1 · delta 2 · copy begins, all disks at 0 ── all applied ──► compare · copy … copied · delta … with barrier
+//! └─ waited for ────┘ └─ the disks are Copying from here on
+//! ```
+//! Died before that seal: it is sealed by the next life. Died after it: its position says that nothing was compared yet.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,6 +17,7 @@ use std::time::Duration;
 use futures::StreamExt;
 
 use crate::blob::names::BlobRef;
+use crate::engine::answers::Question;
 use crate::engine::copy::Copy;
 use crate::engine::copy::scan::{Parts, Scan};
 use crate::engine::ledger::{Ledger, Store};
@@ -14,10 +25,10 @@ use crate::engine::phase::{Cursors, Event};
 use crate::engine::progress::Progress;
 use crate::engine::source::ask;
 use crate::engine::{Engine, Error};
-use crate::host::{self, FrozenDisk, Kind};
+use crate::host::{FrozenDisk, Kind};
 use crate::ids::{DiskId, DiskSlot, FrozenPointId};
 use crate::replica::manifest::Manifest;
-use crate::replica::seal::DiskCursor;
+use crate::replica::seal::{self, DiskCursor, SealedDisk};
 use crate::replica::table::parts;
 use crate::units::{ByteRange, KIB};
 
@@ -29,20 +40,26 @@ const TABLE_PIECE: u64 = 256 * KIB;
 impl Engine {
     /// Copies the disks that are not `kept`, one by one.
     pub(super) async fn copy(&self, point: &FrozenPointId, kept: &Cursors) -> Result<Event, Error> {
+        match self.compare_and_copy(point, kept).await {
+            Ok(()) => Ok(Event::Copied),
+            Err(Error::Host(error)) if error.kind == Kind::PointNotFound => Ok(Event::PointLost),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn compare_and_copy(&self, point: &FrozenPointId, kept: &Cursors) -> Result<(), Error> {
         let mut ledger = self.ledger().await?;
         if !self.is_begun(&ledger, point) {
-            // The copy compares with what was applied, never with what was merely sent.
+            if ledger.is_unfinished() {
+                self.seal_beginning(&mut ledger, point, kept).await?;
+            }
             while !ledger.is_applied() {
                 self.pause(LOOK).await?;
                 ledger = self.ledger().await?;
             }
         }
         let positions = self.positions(&ledger, point, kept);
-        match self.copy_disks(&mut ledger, point, positions).await {
-            Ok(()) => Ok(Event::Copied),
-            Err(Error::Host(error)) if error.kind == Kind::PointNotFound => Ok(Event::PointLost),
-            Err(error) => Err(error),
-        }
+        self.copy_disks(&mut ledger, point, positions).await
     }
 
     /// From where each disk is to be copied; nothing for one that is done.
@@ -77,7 +94,9 @@ impl Engine {
         for (id, position) in &positions {
             let disk = self.open(point, &self.options.disks[id]).await?;
             let position = position.unwrap_or(disk.size());
-            let measured = tokio::task::spawn_blocking(move || allocated(disk.as_ref(), position));
+            let of = id.clone();
+            let measured =
+                tokio::task::spawn_blocking(move || allocated(of, disk.as_ref(), position));
             let (total, done) = measured.await.map_err(|_| Error::Broken {
                 doing: "measured a disk",
             })??;
@@ -107,12 +126,39 @@ impl Engine {
         self.progress.get(id).cloned().unwrap_or_default()
     }
 
-    /// Whether something of this point was sealed, so that the table was complete when it began.
+    /// Seals that a copy of `point` begins, whatever the parts of a delta before it lack.
+    async fn seal_beginning(
+        &self,
+        ledger: &mut Ledger,
+        point: &FrozenPointId,
+        kept: &Cursors,
+    ) -> Result<(), Error> {
+        let mut disks = Vec::new();
+        let copied = self.options.disks.iter();
+        for (id, slot) in copied.filter(|(id, _)| !kept.contains_key(*id)) {
+            disks.push(SealedDisk {
+                disk: id.clone(),
+                size: self.open(point, slot).await?.size(),
+                kind: seal::Kind::Copy,
+                logs: Vec::new(),
+                cursor: DiskCursor::Copying {
+                    point: point.clone(),
+                    position: 0,
+                },
+            });
+        }
+        tracing::info!(replica = %self.store.id, "gives up a delta that was not finished");
+        ledger.seal(disks, None).await
+    }
+
+    /// Whether something of this point was compared and sealed, so that the table was complete when it began.
     fn is_begun(&self, ledger: &Ledger, point: &FrozenPointId) -> bool {
         ledger.cursors().values().any(|cursor| match cursor {
-            DiskCursor::Copying { point: begun, .. } | DiskCursor::Copied { point: begun } => {
-                begun == point
-            }
+            DiskCursor::Copying {
+                point: begun,
+                position,
+            } => begun == point && *position > 0,
+            DiskCursor::Copied { point: begun } => begun == point,
             DiskCursor::Tracking { .. } => false,
         })
     }
@@ -132,7 +178,7 @@ impl Engine {
             disk: id.clone(),
             size,
             point: point.clone(),
-            scan: Scan::new(disk, position, parts),
+            scan: Scan::new(id.clone(), disk, position, parts),
             progress,
             now: self.clock.now(),
         };
@@ -195,16 +241,16 @@ impl TableError {
 }
 
 /// Allocated bytes of a disk in all, and before `position`.
-fn allocated(disk: &dyn host::FrozenDisk, position: u64) -> host::Result<(u64, u64)> {
+fn allocated(id: DiskId, disk: &dyn FrozenDisk, position: u64) -> Result<(u64, u64), Error> {
+    let question = Question::allocated(id, disk);
     let (mut total, mut done, mut looked) = (0, 0, 0);
     while looked < disk.size() {
-        let window = ByteRange::new(looked, disk.size()).unwrap_or(ByteRange::to(0));
-        let found = disk.allocated(window)?;
+        let found = question.ask(looked, |window| disk.allocated(window))?;
         for range in found.ranges {
             total += range.len();
             done += ByteRange::to(position).intersect(range).len();
         }
-        looked = found.covered.max(looked + 1);
+        looked = found.covered;
     }
     Ok((total, done))
 }

@@ -13,7 +13,7 @@ use crate::replica;
 use crate::replica::table::parts;
 use crate::report::{Code, Fault};
 use crate::retry::{Class, class};
-use crate::units::{Generation, Sequence};
+use crate::units::{ByteRange, Generation, Sequence};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -74,6 +74,15 @@ pub enum Error {
     State(#[from] durable::Error),
     #[error("the engine is at fault")]
     Phase(#[from] phase::Rejected),
+    #[error(
+        "what the hypervisor says of {which} ranges of disk {disk} in {window} cannot be: {why}"
+    )]
+    Answer {
+        disk: DiskId,
+        which: &'static str,
+        window: ByteRange,
+        why: String,
+    },
     #[error("a part of the engine ended unexpectedly while it {doing}")]
     Broken { doing: &'static str },
     #[error("stopped")]
@@ -98,7 +107,9 @@ impl Error {
             Error::Capture { .. } => Code::HostIo,
             Error::LowSpace { .. } => Code::HostDiskFull,
             Error::State(_) => Code::HostIo,
-            Error::Phase(_) | Error::Broken { .. } | Error::Stopped => Code::Internal,
+            Error::Phase(_) | Error::Answer { .. } | Error::Broken { .. } | Error::Stopped => {
+                Code::Internal
+            }
         }
     }
 

@@ -20,7 +20,7 @@ use crate::ids::{ChainId, DiskId, ReplicaId};
 use crate::replica::fence::{Fence, Side};
 use crate::replica::manifest::Manifest;
 use crate::replica::names::{self, InboxBlob};
-use crate::replica::seal::{Barrier, DiskCursor, Seal, SealedDisk, Writer};
+use crate::replica::seal::{Barrier, DiskCursor, Kind, Seal, SealedDisk, Writer};
 use crate::replica::{Digest, document};
 use crate::units::{Sequence, to_u64};
 
@@ -135,6 +135,8 @@ pub struct Ledger {
     barrier: Option<Timestamp>,
     /// Whether the data path had applied everything when the ledger was read.
     applied: bool,
+    /// Whether what was not applied ends with a part of a delta, whose barrier is not sealed.
+    unfinished: bool,
     manifest: Manifest,
 }
 
@@ -174,6 +176,7 @@ impl Ledger {
             cursors: manifest.last_applied.cursors.clone(),
             barrier: manifest.points.last().map(|point| point.barrier.time),
             applied: true,
+            unfinished: false,
             manifest,
             store,
         };
@@ -205,6 +208,8 @@ impl Ledger {
         }
         self.prev = Some(id);
         self.applied = false;
+        let delta = seal.disks.iter().any(|disk| disk.kind == Kind::Delta);
+        self.unfinished = delta && seal.barrier.is_none();
         self.barrier = seal.barrier.map(|barrier| barrier.time).or(self.barrier);
         self.cursors
             .extend(seal.disks.into_iter().map(|disk| (disk.disk, disk.cursor)));
@@ -242,6 +247,12 @@ impl Ledger {
     /// Whether everything that was sealed had been applied when the ledger was read.
     pub fn is_applied(&self) -> bool {
         self.applied
+    }
+
+    /// Whether the data path may be waiting for the barrier of a delta of which only parts had been sealed when the ledger
+    /// was read.
+    pub fn is_unfinished(&self) -> bool {
+        self.unfinished
     }
 
     /// Seals the next sequence. Nothing of it is lost any more.

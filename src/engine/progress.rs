@@ -57,6 +57,11 @@ impl Progress {
         self.done.store(done, Ordering::Relaxed);
     }
 
+    /// There is more to look at than was known before.
+    pub fn add_total(&self, bytes: u64) {
+        self.total.fetch_add(bytes, Ordering::Relaxed);
+    }
+
     pub fn add_done(&self, bytes: u64) {
         self.done.fetch_add(bytes, Ordering::Relaxed);
     }

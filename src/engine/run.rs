@@ -1,13 +1,16 @@
 //! Performs the phases of one VM, one after another, and tells how it goes.
 //!
 //! A failure ends the phase; after the wait that it deserves the engine resumes from what storage and hypervisor say.
-//! Whoever stops an engine drops it or cancels its token: nothing has to be put away, for nothing is only here.
+//! Whoever stops an engine drops it or cancels its token: nothing has to be put away, for nothing is only here. For the
+//! same reason a panic is one more failure: it is told as such, and after a while the engine resumes.
 
 use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use jiff::Timestamp;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
@@ -26,7 +29,7 @@ use crate::engine::throttle::Throttle;
 use crate::host::Hypervisor;
 use crate::ids::{DiskId, DiskSlot, VmId};
 use crate::replica::seal::{self, Writer};
-use crate::report::Fault;
+use crate::report::{Code, Fault};
 use crate::retry::{Attempts, Trouble};
 use crate::units::{Clock, Sequence};
 
@@ -107,24 +110,50 @@ impl Engine {
     /// Replicates until it is stopped.
     pub async fn run(self) {
         let mut attempts = Attempts::default();
+        loop {
+            let replicating = AssertUnwindSafe(self.replicate(&mut attempts));
+            if replicating.catch_unwind().await.is_ok() {
+                return;
+            }
+            let phase = self.publish.borrow().phase.clone();
+            let message = format!(
+                "the engine of VM {} panicked in phase {phase:?}; the agent's log says where",
+                self.options.vm
+            );
+            let now = self.clock.now();
+            let (trouble, wait) = attempts.broke(Fault::new(Code::Internal, message), now);
+            tracing::error!(replica = %self.store.id, fault = %trouble.fault, "broke");
+            self.report(&phase, Some(trouble));
+            self.wait(now, wait, &mut attempts).await;
+        }
+    }
+
+    /// Performs phase after phase until it is stopped.
+    async fn replicate(&self, attempts: &mut Attempts) {
         let mut phase = Phase::Resuming;
         let mut course = self.course();
+        // Attempts count as long as nothing was sealed between two failures.
+        let mut sealed = self.publish.borrow().sealed;
         while !self.stop.is_cancelled() {
             self.report(&phase, None);
             let started = self.clock.now();
             match self.perform(&phase, &mut course).await {
                 Ok(next) => {
-                    if !matches!(next, Phase::Resuming) {
+                    if matches!(next, Phase::Replicating { .. }) {
                         attempts.reset();
                     }
                     phase = next;
                 }
                 Err(Error::Stopped) => return,
                 Err(error) => {
+                    let before = std::mem::replace(&mut sealed, self.publish.borrow().sealed);
+                    if sealed > before {
+                        attempts.reset();
+                    }
                     let (trouble, wait) = attempts.failed(error.fault(), started);
                     tracing::warn!(replica = %self.store.id, fault = %trouble.fault, ?phase, "cannot go on");
                     self.report(&phase, Some(trouble));
-                    self.wait(started, wait, &mut attempts).await;
+                    self.wait(started, wait, attempts).await;
                     phase = Phase::Resuming;
                 }
             }
@@ -232,10 +261,9 @@ impl Engine {
         let read = reader.await.map_err(|_| Error::Broken {
             doing: "read a disk",
         })?;
-        // A reader that failed is why shipping found no end.
-        read.and(shipped)?;
         self.report_sealed(ledger);
-        Ok(())
+        // A reader that failed is why shipping found no end.
+        read.and(shipped)
     }
 
     pub(super) async fn pause(&self, time: Duration) -> Result<(), Error> {

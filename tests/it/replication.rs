@@ -1,6 +1,7 @@
 //! Engine and data path against the real emulator, with a hypervisor that is a model: what was published equals what the
 //! model froze, whatever happens in between.
 
+mod broken;
 mod copy;
 mod delta;
 mod model;

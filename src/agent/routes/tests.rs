@@ -31,9 +31,9 @@ impl Host {
     }
 }
 
-fn done<T>(command: Command<T>) -> Answer {
+fn done(operation: OperationId) -> Answer {
     Answer {
-        operation: command.operation,
+        operation,
         repeated: false,
     }
 }
@@ -65,18 +65,18 @@ impl Service for Host {
         })
     }
 
-    async fn settings(&self, command: Command<Settings>) -> Result<Answer, Fault> {
+    async fn settings(&self, command: HostCommand<Settings>) -> Result<Answer, Fault> {
         let held = self.hold.acquire().await;
         drop(held);
-        Ok(done(command))
+        Ok(done(command.operation))
     }
 
     async fn create_relationship(&self, command: Command<Relationship>) -> Result<Answer, Fault> {
-        Ok(done(command))
+        Ok(done(command.operation))
     }
 
     async fn start(&self, _: ReplicaId, command: Command<Start>) -> Result<Answer, Fault> {
-        (self.start)().map(|()| done(command))
+        (self.start)().map(|()| done(command.operation))
     }
 
     async fn synchronize(
@@ -84,7 +84,7 @@ impl Service for Host {
         _: ReplicaId,
         command: Command<Synchronize>,
     ) -> Result<Answer, Fault> {
-        Ok(done(command))
+        Ok(done(command.operation))
     }
 
     async fn resynchronize(
@@ -92,12 +92,12 @@ impl Service for Host {
         _: ReplicaId,
         command: Command<Resynchronize>,
     ) -> Result<Answer, Fault> {
-        Ok(done(command))
+        Ok(done(command.operation))
     }
 
     async fn remove(&self, replica: ReplicaId, command: Command<Remove>) -> Result<Answer, Fault> {
         self.removed.lock().unwrap().push(replica);
-        Ok(done(command))
+        Ok(done(command.operation))
     }
 }
 
@@ -120,6 +120,13 @@ fn silent(host: Arc<Host>) -> Router {
 
 fn json(value: &impl serde::Serialize) -> HttpBody {
     HttpBody::from(serde_json::to_vec(value).unwrap())
+}
+
+fn settings() -> HostCommand<Settings> {
+    HostCommand {
+        operation: OperationId::from_random(1),
+        body: Settings::default(),
+    }
 }
 
 fn command<T>(body: T) -> Command<T> {
@@ -288,7 +295,7 @@ async fn a_panic_of_a_poll_is_an_answer_too() {
 async fn a_command_goes_on_when_nobody_waits_for_it_any_more() {
     let host = Host::new(|| Ok(()));
     let router = led(host.clone()).await;
-    let body = || json(&command(Settings::default()));
+    let body = || json(&settings());
     let (status, said) = fault(&router, "PUT", "/v1/settings", body()).await;
     assert_eq!(said.code, Code::HostTimeout);
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
@@ -304,21 +311,9 @@ async fn commands_that_never_end_do_not_pile_up() {
     let host = Host::new(|| Ok(()));
     let router = led(host.clone()).await;
     for _ in 0..COMMANDS {
-        let (_, said) = fault(
-            &router,
-            "PUT",
-            "/v1/settings",
-            json(&command(Settings::default())),
-        )
-        .await;
+        let (_, said) = fault(&router, "PUT", "/v1/settings", json(&settings())).await;
         assert_eq!(said.code, Code::HostTimeout);
     }
-    let (_, said) = fault(
-        &router,
-        "PUT",
-        "/v1/settings",
-        json(&command(Settings::default())),
-    )
-    .await;
+    let (_, said) = fault(&router, "PUT", "/v1/settings", json(&settings())).await;
     assert_eq!(said.code, Code::HostBusy);
 }

@@ -146,6 +146,18 @@ fn a_part_of_a_delta_waits_for_its_barrier_while_the_disk_is_consistent() {
 }
 
 #[test]
+fn parts_of_a_delta_that_a_copy_follows_wait_for_no_barrier() {
+    let chain = Chain::new()
+        .seal(Kind::Delta, (0, 1), false)
+        .seal(Kind::Delta, (1, 2), false)
+        .seal(Kind::Copy, (2, 3), false);
+    assert_eq!(
+        applied(&plan(&manifest(CONSISTENT), chain.found)),
+        [1, 2, 3]
+    );
+}
+
+#[test]
 fn a_missing_seal_is_a_gap_only_where_it_is_reached() {
     let mut chain = Chain::new().copies([0, 1, 2]);
     chain.found.remove(1);

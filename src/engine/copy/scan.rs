@@ -9,15 +9,15 @@ use futures::stream::BoxStream;
 use tokio::runtime::Handle;
 
 use crate::engine::Error;
+use crate::engine::answers::Question;
 use crate::host::FrozenDisk;
+use crate::ids::DiskId;
 use crate::replica::table::Run;
 use crate::replica::table::overlay::Overlay;
-use crate::units::{ByteRange, CHUNK, GIB, MIB, to_usize};
+use crate::units::{ByteRange, CHUNK, MIB, to_usize};
 
 /// The disk is read in pieces of this length: what one page write takes.
 const WINDOW: u64 = 4 * MIB;
-/// Allocated ranges are asked for over this much of the disk at a time.
-const LOOK: u64 = 64 * GIB;
 
 /// What the table says, as a stream that can be taken to another thread.
 pub type Parts = Vec<BoxStream<'static, Result<Run, Error>>>;
@@ -32,6 +32,7 @@ pub struct Windowed {
 /// The walk over one disk.
 pub struct Scan {
     disk: Box<dyn FrozenDisk>,
+    question: Question,
     position: u64,
     allocated: VecDeque<ByteRange>,
     /// Up to here `allocated` is known.
@@ -47,14 +48,16 @@ struct Table<S> {
 }
 
 impl Scan {
-    /// A walk from `position` (a multiple of a chunk) to the end. `parts` is the table, the newest part first.
-    pub fn new(disk: Box<dyn FrozenDisk>, position: u64, parts: Parts) -> Self {
+    /// A walk over disk `id` from `position` (a multiple of a chunk) to the end. `parts` is the table, the newest part
+    /// first.
+    pub fn new(id: DiskId, disk: Box<dyn FrozenDisk>, position: u64, parts: Parts) -> Self {
         let table = Table {
             overlay: Overlay::new(parts),
             ahead: VecDeque::new(),
             ended: false,
         };
         Scan {
+            question: Question::allocated(id, disk.as_ref()),
             disk,
             position,
             allocated: VecDeque::new(),
@@ -106,12 +109,12 @@ impl Scan {
     /// Asks for allocated ranges until there is one, or none begins before `limit`.
     fn look_until(&mut self, limit: u64) -> Result<(), Error> {
         while self.allocated.is_empty() && self.looked < limit {
-            let end = self.looked.saturating_add(LOOK).min(self.disk.size());
-            let window = ByteRange::new(self.looked, end)
-                .expect("what was looked at lies inside of the disk");
-            let found = self.disk.allocated(window)?;
+            let disk = &self.disk;
+            let found = self
+                .question
+                .ask(self.looked, |window| disk.allocated(window))?;
             self.allocated.extend(found.ranges);
-            self.looked = advanced(self.looked, found.covered)?;
+            self.looked = found.covered;
         }
         Ok(())
     }
@@ -157,17 +160,6 @@ impl Scan {
                 .read_at(part.start(), &mut buffer[from..from + to_usize(part.len())])?;
         }
         Ok(())
-    }
-}
-
-/// A hypervisor that covers nothing would be asked for ever.
-fn advanced(from: u64, covered: u64) -> Result<u64, Error> {
-    if covered > from {
-        Ok(covered)
-    } else {
-        Err(Error::Broken {
-            doing: "looked for allocated ranges",
-        })
     }
 }
 

@@ -23,8 +23,6 @@ use crate::units::{ByteRange, MIB};
 pub const REQUEST_MAX: u64 = MIB;
 /// The longest reply in bytes: a thousand machines, or the ranges of one answer.
 pub const REPLY_MAX: u64 = 32 * MIB;
-/// Changed ranges in one reply.
-pub const RANGES_MAX: usize = 16_384;
 /// The longest that the hypervisor waits in one call of `WaitForChange` or `AwaitHeld`, in milliseconds.
 pub const WAIT_MAX_MS: u64 = 30_000;
 

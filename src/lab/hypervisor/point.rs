@@ -16,9 +16,11 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use crate::host::lab::fault::Place;
-use crate::host::lab::protocol::{Changed, FrozenChain, RANGES_MAX};
+use crate::host::lab::protocol::{Changed, FrozenChain};
 use crate::host::lab::spec::Hooks;
-use crate::host::{Consistency, Error, FrozenPoint, Kind, PowerState, Result, TrackingCursor};
+use crate::host::{
+    Consistency, Error, FrozenPoint, Kind, PowerState, RANGES_MAX, Result, TrackingCursor,
+};
 use crate::ids::{DiskSlot, FrozenPointId};
 use crate::lab::hypervisor::freeze::{at_barrier, refusal};
 use crate::lab::hypervisor::hook;

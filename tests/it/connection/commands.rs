@@ -10,13 +10,16 @@ use site_recovery::ids::{DiskId, ObjectName};
 use site_recovery::report::Code;
 use site_recovery::secret::SasToken;
 use site_recovery::wire::{
-    self, Command, ContainerAccess, Policy, RelatedDisk, Relationship, Settings, StorageAccess,
+    self, Command, ContainerAccess, HostCommand, Policy, RelatedDisk, Relationship, Settings,
+    StorageAccess,
 };
 
-use super::world::{AgentProcess, Controller, Pki, TestHost, command, config, quick, replica};
+use super::world::{
+    AgentProcess, Controller, Pki, TestHost, command, config, host_command, quick, replica,
+};
 
-fn settings() -> Command<Settings> {
-    command(Settings::default())
+fn settings() -> HostCommand<Settings> {
+    host_command(Settings::default())
 }
 
 /// A relationship that is described in about so many bytes.

@@ -11,8 +11,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
 use super::world::{
-    AgentProcess, Controller, NEVER, Pki, TestHost, command, config, identity, quick, replica,
-    replication, site,
+    AgentProcess, Controller, NEVER, Pki, TestHost, command, config, host_command, identity, quick,
+    replica, replication, site,
 };
 
 #[tokio::test]
@@ -185,7 +185,8 @@ async fn a_gateway_that_stops_says_goodbye_and_lets_commands_end() {
     let config = config(pki.agent("hv1"), controller.address);
     let agent = AgentProcess::start_with(host, config);
     let client = controller.agent_of("hv1").await;
-    let asking = tokio::spawn(async move { client.settings(&command(Default::default())).await });
+    let asking =
+        tokio::spawn(async move { client.settings(&host_command(Default::default())).await });
     gate.arrived(1).await;
 
     controller.shutdown.cancel();

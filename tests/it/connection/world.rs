@@ -23,8 +23,8 @@ use site_recovery::tls::{ClientTls, PeerIdentity, ServerTls};
 use site_recovery::units::{Clock, Generation, Sequence, SystemClock};
 use site_recovery::wire::observation::{Cycles, Phase};
 use site_recovery::wire::{
-    Answer, Command, Hello, HelloReply, Observations, Relationship, Remove, ReplicationObservation,
-    Resynchronize, Settings, Start, Synchronize,
+    Answer, Command, Hello, HelloReply, HostCommand, Observations, Relationship, Remove,
+    ReplicationObservation, Resynchronize, Settings, Start, Synchronize,
 };
 use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpStream};
@@ -323,11 +323,11 @@ impl TestHost {
         drop(greeted.expect("hello was never said").unwrap());
     }
 
-    fn done<T>(&self, name: &str, command: Command<T>) -> Result<Answer, Fault> {
+    fn done(&self, name: &str, operation: OperationId) -> Result<Answer, Fault> {
         self.commands
             .send_modify(|commands| commands.push(name.to_owned()));
         Ok(Answer {
-            operation: command.operation,
+            operation,
             repeated: false,
         })
     }
@@ -367,8 +367,8 @@ impl Service for TestHost {
         }
     }
 
-    async fn settings(&self, command: Command<Settings>) -> Result<Answer, Fault> {
-        let answer = self.done("settings", command);
+    async fn settings(&self, command: HostCommand<Settings>) -> Result<Answer, Fault> {
+        let answer = self.done("settings", command.operation);
         if let Some(gate) = &self.gate {
             gate.pass().await;
         }
@@ -377,11 +377,11 @@ impl Service for TestHost {
 
     async fn create_relationship(&self, command: Command<Relationship>) -> Result<Answer, Fault> {
         let name = format!("create {}", command.body.replica);
-        self.done(&name, command)
+        self.done(&name, command.operation)
     }
 
     async fn start(&self, replica: ReplicaId, command: Command<Start>) -> Result<Answer, Fault> {
-        self.done(&format!("start {replica}"), command)
+        self.done(&format!("start {replica}"), command.operation)
     }
 
     async fn synchronize(
@@ -389,7 +389,7 @@ impl Service for TestHost {
         replica: ReplicaId,
         command: Command<Synchronize>,
     ) -> Result<Answer, Fault> {
-        self.done(&format!("synchronize {replica}"), command)
+        self.done(&format!("synchronize {replica}"), command.operation)
     }
 
     async fn resynchronize(
@@ -397,7 +397,7 @@ impl Service for TestHost {
         replica: ReplicaId,
         command: Command<Resynchronize>,
     ) -> Result<Answer, Fault> {
-        self.done(&format!("resynchronize {replica}"), command)
+        self.done(&format!("resynchronize {replica}"), command.operation)
     }
 
     async fn remove(&self, replica: ReplicaId, _: Command<Remove>) -> Result<Answer, Fault> {
@@ -424,6 +424,13 @@ pub(crate) fn replication(number: u128, sealed: u64) -> ReplicationObservation {
         resync: None,
         quiesce: None,
         trouble: None,
+    }
+}
+
+pub(crate) fn host_command<T>(body: T) -> HostCommand<T> {
+    HostCommand {
+        operation: OperationId::from_random(site_recovery::ids::random()),
+        body,
     }
 }
 

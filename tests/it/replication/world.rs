@@ -23,7 +23,7 @@ use site_recovery::replica::fence::{Fence, MachineDescription, Side};
 use site_recovery::replica::manifest::{Manifest, Point};
 use site_recovery::replica::names::{self, Prefix};
 use site_recovery::replica::seal::Writer;
-use site_recovery::units::{ByteRange, Generation, SystemClock};
+use site_recovery::units::{ByteRange, Clock, Generation, SystemClock};
 use tempfile::TempDir;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
@@ -51,6 +51,7 @@ pub(crate) struct Running {
     pub(crate) observed: watch::Receiver<Observation>,
     pub(crate) progress: BTreeMap<DiskId, Arc<Progress>>,
     pub(crate) synchronize: Arc<Notify>,
+    pub(crate) retry: Arc<Notify>,
     task: JoinHandle<()>,
 }
 
@@ -155,12 +156,24 @@ impl World {
         let store = self.by_signature().await;
         let mut options = self.options();
         change(&mut options);
-        self.start_engine(store, options)
+        self.start_engine(store, options, Arc::new(SystemClock))
     }
 
     /// Starts an engine on `store`, with whatever state an earlier one left in its folder.
     pub(crate) fn start_with(&self, store: Store) -> Running {
-        self.start_engine(store, self.options())
+        self.start_engine(store, self.options(), Arc::new(SystemClock))
+    }
+
+    /// The same, and a comparison that is needed may run.
+    pub(crate) fn start_with_leave(&self, store: Store) -> Running {
+        let mut options = self.options();
+        options.resynchronize = true;
+        self.start_engine(store, options, Arc::new(SystemClock))
+    }
+
+    /// The same by another clock.
+    pub(crate) fn start_by(&self, store: Store, clock: Arc<dyn Clock>) -> Running {
+        self.start_engine(store, self.options(), clock)
     }
 
     /// What an engine does usually: it takes no barriers but those that are asked for, and compares nothing without
@@ -181,13 +194,14 @@ impl World {
         }
     }
 
-    fn start_engine(&self, store: Store, options: Options) -> Running {
+    fn start_engine(&self, store: Store, options: Options, clock: Arc<dyn Clock>) -> Running {
         let hypervisor: Arc<dyn Hypervisor> = Arc::new(Witnessed {
             model: self.model.clone(),
             witness: self.witness.clone(),
         });
         std::fs::create_dir_all(&options.folder).unwrap();
         let (publish, observed) = watch::channel(Engine::initial());
+        let retry = Arc::new(Notify::new());
         let progress: BTreeMap<_, Arc<Progress>> = self
             .disks
             .keys()
@@ -199,10 +213,10 @@ impl World {
             store,
             options,
             throttle: Arc::new(Throttle::new(None)),
-            clock: Arc::new(SystemClock),
+            clock,
             progress: progress.clone(),
             publish,
-            retry: Arc::new(Notify::new()),
+            retry: retry.clone(),
             synchronize: synchronize.clone(),
             stop: CancellationToken::new(),
         };
@@ -210,6 +224,7 @@ impl World {
             observed,
             progress,
             synchronize,
+            retry,
             task: tokio::spawn(engine.run()),
         }
     }

@@ -7,8 +7,8 @@ use super::*;
 use crate::ids::ReplicaId;
 use crate::report::{Code, Fault};
 use crate::wire::{
-    Answer, Command, Hello, Observations, Relationship, Remove, Resynchronize, Settings, Start,
-    Synchronize,
+    Answer, Command, Hello, HostCommand, Observations, Relationship, Remove, Resynchronize,
+    Settings, Start, Synchronize,
 };
 
 /// An agent that nobody asks.
@@ -28,7 +28,7 @@ impl Agent for Mute {
         mute()
     }
 
-    async fn settings(&self, _: &Command<Settings>) -> Result<Answer, Fault> {
+    async fn settings(&self, _: &HostCommand<Settings>) -> Result<Answer, Fault> {
         mute()
     }
 

@@ -1,0 +1,238 @@
+//! What the controller commands, in force: each command is admitted, written down, and then done.
+
+use async_trait::async_trait;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::agent::routes::Service;
+use crate::agent::state::Replication;
+use crate::agent::supervisor::{Supervised, Supervisor};
+use crate::engine::{self, demand};
+use crate::ids::{ReplicaId, VmId};
+use crate::report::{Code, Fault};
+use crate::wire::{
+    Answer, Command, Hello, HelloReply, HostCommand, Observations, Relationship, Remove,
+    Resynchronize, Settings, Start, Synchronize,
+};
+
+#[async_trait]
+impl Service for Supervisor {
+    fn hello(&self, _: &Hello, version: u32) -> HelloReply {
+        HelloReply {
+            version,
+            release: env!("CARGO_PKG_VERSION").to_owned(),
+            host: self.host.clone(),
+            session: self.board.session(),
+        }
+    }
+
+    async fn observations(
+        &self,
+        session: Option<Uuid>,
+        after: u64,
+        deadline: Instant,
+    ) -> Result<Observations, Fault> {
+        Ok(self.board.read(session, after, deadline).await)
+    }
+
+    async fn settings(&self, command: HostCommand<Settings>) -> Result<Answer, Fault> {
+        self.state
+            .keep_settings(&command.body)
+            .map_err(|error| error.fault())?;
+        self.throttle.set_rate(command.body.bandwidth);
+        Ok(Answer {
+            operation: command.operation,
+            repeated: false,
+        })
+    }
+
+    async fn create_relationship(&self, command: Command<Relationship>) -> Result<Answer, Fault> {
+        let replica = command.body.replica.clone();
+        let mut replications = self.replications.lock().await;
+        let known = replications.get(&replica);
+        let repeated = self
+            .admit(&replica, known.map(|known| &known.replication), &command)
+            .await?;
+        let answer = Answer {
+            operation: command.operation.clone(),
+            repeated,
+        };
+        if repeated {
+            return Ok(answer);
+        }
+        if known.is_none() {
+            self.check_fence(&command.body, command.generation).await?;
+        }
+        let mut next = match known {
+            Some(known) => known.replication.clone(),
+            None => Replication::new(command.body.clone(), command.generation),
+        };
+        let same_work = known.is_some_and(|known| is_same_work(&known.replication, &command));
+        next.relationship = command.body;
+        next.generation = command.generation;
+        next.done(command.operation);
+        self.keep(&next)?;
+        let old = replications.remove(&replica).and_then(|old| old.running);
+        let running = match old {
+            Some(running) if same_work => {
+                running
+                    .inbox
+                    .replace(next.relationship.storage.inbox.sas.clone());
+                running
+                    .replica
+                    .replace(next.relationship.storage.replica.sas.clone());
+                running
+                    .expire
+                    .send_replace(next.relationship.storage.expires);
+                Some(running)
+            }
+            old => {
+                if let Some(old) = old {
+                    old.end().await;
+                }
+                if next.relationship.suspended {
+                    self.release_points(&next.relationship.vm).await?;
+                }
+                self.run_if_started(&next)
+            }
+        };
+        self.show_if_idle(&next, running.as_ref());
+        replications.insert(
+            replica,
+            Supervised {
+                replication: next,
+                running,
+            },
+        );
+        Ok(answer)
+    }
+
+    async fn start(&self, replica: ReplicaId, command: Command<Start>) -> Result<Answer, Fault> {
+        let mut replications = self.replications.lock().await;
+        let supervised = self.known(&mut replications, &replica)?;
+        let repeated = self
+            .admit(&replica, Some(&supervised.replication), &command)
+            .await?;
+        if !supervised.replication.started || supervised.running.is_none() {
+            let mut next = supervised.replication.clone();
+            next.started = true;
+            next.done(command.operation.clone());
+            self.keep(&next)?;
+            supervised.running = self.run_if_started(&next);
+            supervised.replication = next;
+        }
+        Ok(Answer {
+            operation: command.operation,
+            repeated,
+        })
+    }
+
+    async fn synchronize(
+        &self,
+        replica: ReplicaId,
+        command: Command<Synchronize>,
+    ) -> Result<Answer, Fault> {
+        let mut replications = self.replications.lock().await;
+        let supervised = self.known(&mut replications, &replica)?;
+        let repeated = self
+            .admit(&replica, Some(&supervised.replication), &command)
+            .await?;
+        let Some(running) = &supervised.running else {
+            let message = format!("replication of {replica} is suspended or was not started");
+            return Err(Fault::new(Code::NotReplicating, message));
+        };
+        if !repeated {
+            running.synchronize.notify_one();
+            self.remember(supervised, &command.operation)?;
+        }
+        Ok(Answer {
+            operation: command.operation,
+            repeated,
+        })
+    }
+
+    async fn resynchronize(
+        &self,
+        replica: ReplicaId,
+        command: Command<Resynchronize>,
+    ) -> Result<Answer, Fault> {
+        let mut replications = self.replications.lock().await;
+        let supervised = self.known(&mut replications, &replica)?;
+        let repeated = self
+            .admit(&replica, Some(&supervised.replication), &command)
+            .await?;
+        if !repeated {
+            if let Some(running) = supervised.running.take() {
+                running.end().await;
+            }
+            let disks = supervised.replication.relationship.disks.iter();
+            let reason = Fault::new(Code::ResyncRequested, "a resynchronization was asked for");
+            demand::add(
+                &self.state.of(&replica),
+                disks.map(|disk| disk.id.clone()),
+                reason,
+            )
+            .map_err(|error| Fault::of(Code::HostIo, &error))?;
+            self.remember(supervised, &command.operation)?;
+            supervised.running = self.run_if_started(&supervised.replication);
+        }
+        Ok(Answer {
+            operation: command.operation,
+            repeated,
+        })
+    }
+
+    async fn remove(&self, replica: ReplicaId, command: Command<Remove>) -> Result<Answer, Fault> {
+        let mut replications = self.replications.lock().await;
+        let Some(supervised) = replications.get_mut(&replica) else {
+            return Ok(Answer {
+                operation: command.operation,
+                repeated: true,
+            });
+        };
+        self.admit(&replica, Some(&supervised.replication), &command)
+            .await?;
+        if let Some(running) = supervised.running.take() {
+            running.end().await;
+        }
+        let vm = supervised.replication.relationship.vm.clone();
+        let stopped = engine::source::ask(&self.edges.hypervisor, move |hypervisor| {
+            match hypervisor.stop_tracking(&vm) {
+                // Nothing of ours can be left at a machine that is not there.
+                Err(error) if error.kind == crate::host::Kind::VmNotFound => Ok(()),
+                result => result,
+            }
+        });
+        stopped.await.map_err(|error| error.fault())?;
+        self.state.forget(&replica).map_err(|error| error.fault())?;
+        replications.remove(&replica);
+        self.board.hide(&replica);
+        Ok(Answer {
+            operation: command.operation,
+            repeated: false,
+        })
+    }
+}
+
+impl Supervisor {
+    /// Frozen points are not held over a pause: their differencing disks would grow as long as it lasts.
+    async fn release_points(&self, vm: &VmId) -> Result<(), Fault> {
+        let vm = vm.clone();
+        let released = engine::source::ask(&self.edges.hypervisor, move |hypervisor| {
+            for point in hypervisor.points(&vm)? {
+                hypervisor.abandon(&vm, &point.id)?;
+            }
+            Ok(())
+        });
+        released.await.map_err(|error| error.fault())
+    }
+}
+
+/// Whether a new relationship changes nothing but signatures, so that the engine can go on.
+fn is_same_work(known: &Replication, command: &Command<Relationship>) -> bool {
+    let mut same = known.relationship.clone();
+    same.storage.inbox.sas = command.body.storage.inbox.sas.clone();
+    same.storage.replica.sas = command.body.storage.replica.sas.clone();
+    same.storage.expires = command.body.storage.expires;
+    same == command.body && known.generation == command.generation
+}
