@@ -17,7 +17,7 @@ use crate::ids::{DiskId, ReplicaId};
 use crate::replica::Digest;
 use crate::replica::names;
 use crate::replica::seal::{Encoding, KEPT_MAX, LOG_MAX, Seal, SealedLog};
-use crate::units::{Sequence, to_u64, to_usize};
+use crate::units::{ByteRange, Sequence, to_u64, to_usize};
 
 /// Logs that are fetched at the same time.
 const FETCHES: usize = 4;
@@ -26,6 +26,10 @@ const FETCHES: usize = 4;
 #[derive(Clone, Debug)]
 pub struct Verified {
     pub disk: DiskId,
+    /// Its blob's name.
+    pub log: String,
+    /// Where all its records lie.
+    pub range: ByteRange,
     pub bytes: Bytes,
 }
 
@@ -79,8 +83,13 @@ pub fn fetch(
 ) -> impl futures::Stream<Item = Result<Verified, Error>> + Send + use<'_> {
     let fetches = logs.into_iter().map(move |expected| async move {
         let bytes = fetch_one(store, sequence, &expected).await?;
-        let disk = expected.disk;
-        Ok(Verified { disk, bytes })
+        let Expected { disk, log, .. } = expected;
+        Ok(Verified {
+            disk,
+            log: names::log(sequence, &log.log),
+            range: log.range,
+            bytes,
+        })
     });
     futures::stream::iter(fetches).buffered(FETCHES)
 }
@@ -207,7 +216,7 @@ mod tests {
 
     use super::*;
     use crate::hrl::{Identity, LogWriter};
-    use crate::units::{ByteRange, SECTOR};
+    use crate::units::SECTOR;
 
     const DISK: u64 = 64 * SECTOR;
 

@@ -2,5 +2,6 @@
 //! model froze, whatever happens in between.
 
 mod copy;
+mod inbox;
 mod model;
 mod world;
