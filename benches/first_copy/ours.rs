@@ -292,14 +292,10 @@ struct Role {
     output: Lines<BufReader<ChildStdout>>,
 }
 
-/// What a controller's pod is given.
-const AS_THE_CHART_SETS_IT: (&str, &str) = ("MALLOC_MMAP_THRESHOLD_", "1048576");
-
 impl Role {
     fn start(name: &'static str) -> anyhow::Result<Self> {
         let mut child = tokio::process::Command::new(std::env::current_exe()?)
             .arg(name)
-            .envs((name == "cloud").then_some(AS_THE_CHART_SETS_IT))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .kill_on_drop(true)

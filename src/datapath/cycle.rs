@@ -22,6 +22,7 @@ use crate::datapath::advance::{self, Brought, Cut};
 use crate::datapath::digest::{self, Digested, LogChunks, OutOfOrder, PageWrite};
 use crate::datapath::logs::{self, Logs, Verified};
 use crate::datapath::plan::Cycle;
+use crate::datapath::room::Room;
 use crate::datapath::store::{Held, Store};
 use crate::datapath::tables::NewPart;
 use crate::formats::vhd;
@@ -169,19 +170,22 @@ async fn write_all(
     fence: SequenceNumber,
 ) -> Result<Chunks, Error> {
     let mut chunks = Chunks::new();
+    let room = &Room::default();
     let verified = futures::stream::iter(0..cycle.seals.len())
         .map(|index| async move {
             let aborted = |_| Error::Aborted {
                 what: "the verification",
                 replica: store.id.clone(),
             };
-            let logs = verification(store, cycle, index).await.map_err(aborted)??;
+            let logs = verification(store, cycle, index, room)
+                .await
+                .map_err(aborted)??;
             Ok((cycle.seals[index].seal.sequence, logs))
         })
         .buffered(SEALS);
     let logs = verified.map_ok(|(sequence, logs)| match logs {
         Logs::Kept(logs) => futures::stream::iter(logs).map(Ok).left_stream(),
-        Logs::Known(logs) => logs::fetch(store, sequence, logs).right_stream(),
+        Logs::Known(logs) => logs::fetch(store, sequence, logs, room.clone()).right_stream(),
     });
     let digested = logs
         .try_flatten()
@@ -214,10 +218,11 @@ fn verification(
     store: &Store,
     cycle: &Arc<Cycle>,
     index: usize,
+    room: &Room,
 ) -> AbortOnDropHandle<Result<Logs, Error>> {
-    let (store, cycle) = (store.clone(), cycle.clone());
+    let (store, cycle, room) = (store.clone(), cycle.clone(), room.clone());
     AbortOnDropHandle::new(tokio::spawn(async move {
-        logs::verify(&store, &cycle.seals[index].seal).await
+        logs::verify(&store, &cycle.seals[index].seal, &room).await
     }))
 }
 

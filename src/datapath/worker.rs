@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::blob::buffers;
 use crate::blob::names::SequenceNumber;
 use crate::datapath::Error;
 use crate::datapath::collect;
@@ -85,6 +86,7 @@ impl Worker {
         };
         let Some(cycle) = next_cycle(&self.store, &held.manifest).await? else {
             self.held = Some(held);
+            buffers::release();
             return Ok(Step::Idle);
         };
         let cycle = Arc::new(cycle);
