@@ -10,6 +10,7 @@
 //! | [`client`] | one request, seen through: signed, sent, classified, retried, paced |
 //! | [`endpoint`], [`http`], [`credential`] | where, over what, by which right |
 //! | [`pacer`] | how fast one page blob is written |
+//! | [`buffers`] | memory for long bodies, used over and over |
 //! | [`xml`], `date`, `integrity` | the service's formats |
 //! | [`once`], [`walk`] | what callers need more than once: creation with a lost reply, whole listings |
 //! | [`faulty`] | the stand-in for a bad day |
@@ -18,6 +19,7 @@
 //! again what must not happen twice; call something done that the service has not said is done.
 
 pub mod answer;
+pub mod buffers;
 pub mod client;
 pub mod credential;
 mod date;

@@ -10,7 +10,7 @@
 //! manifest says that it is in the disks; only the newest owner of a replica changes a page. Every step can be done
 //! again by the same owner or the next.
 //!
-//! [`store`] is where one replica stands, [`worker`] works on one, [`runner`] on many; what a cycle brings and does is
+//! [`store`] is where one replica stands, [`worker`] works on one, [`runner`] on many; [`room`] bounds what a cycle holds; what a cycle brings and does is
 //! decided in [`plan`], [`digest`], [`advance`] and [`fold`], which do no I/O.
 
 pub mod advance;
@@ -22,6 +22,7 @@ pub mod fold;
 pub mod inbox;
 pub mod logs;
 pub mod plan;
+pub mod room;
 pub mod runner;
 pub mod store;
 pub mod tables;

@@ -20,7 +20,7 @@ use site_recovery::host::lab::spec::{DiskContent, DiskSpec, MachineSpec};
 use site_recovery::host::{BootGeneration, PowerOperation};
 use site_recovery::ids::{ChainId, DiskId, DiskSlot, ReplicaId, VmId, random};
 use site_recovery::lab::process::Process;
-use site_recovery::replica::fence::{Fence, MachineDescription, Side as ActiveSide};
+use site_recovery::replica::fence::{DescribedDisk, Fence, MachineDescription, Side as ActiveSide};
 use site_recovery::replica::names::{self, Prefix};
 use site_recovery::units::Generation;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
@@ -43,7 +43,7 @@ pub(crate) async fn run(
     folder: &Path,
 ) -> anyhow::Result<(Sample, Copy)> {
     let lab = Lab::start(image, folder).await?;
-    let replica = Replica::create(storage, &lab).await?;
+    let replica = Replica::create(storage, &lab, image.size).await?;
     let mut host = Role::start("host")?;
     let mut cloud = Role::start("cloud")?;
     cloud.order(&replica.cloud_order(storage)).await?;
@@ -190,8 +190,9 @@ struct Replica {
 
 impl Replica {
     /// As the controller makes it when a VM is enabled.
-    async fn create(storage: &Storage, lab: &Lab) -> anyhow::Result<Self> {
+    async fn create(storage: &Storage, lab: &Lab, size: u64) -> anyhow::Result<Self> {
         let (id, prefix) = (ReplicaId::from_random(random()), "bench".parse::<Prefix>()?);
+        let disk = DiskId::from_random(random());
         let (inbox, container) = (prefix.inbox(&id), prefix.replica(&id));
         storage.create(&inbox).await?;
         storage.create(&container).await?;
@@ -217,7 +218,13 @@ impl Replica {
                 secure_boot: false,
                 guest_os: None,
                 network_adapters: Vec::new(),
-                disks: Vec::new(),
+                disks: vec![DescribedDisk {
+                    id: disk.clone(),
+                    slot: lab.slot.clone(),
+                    identifier: None,
+                    size,
+                    boot: true,
+                }],
             },
         };
         let created = documents::create(store.replica.as_ref(), names::FENCE, fence).await;
@@ -226,7 +233,7 @@ impl Replica {
             store,
             inbox,
             container,
-            disk: DiskId::from_random(random()),
+            disk,
         })
     }
 
@@ -285,14 +292,10 @@ struct Role {
     output: Lines<BufReader<ChildStdout>>,
 }
 
-/// What a controller's pod is given.
-const AS_THE_CHART_SETS_IT: (&str, &str) = ("MALLOC_MMAP_THRESHOLD_", "1048576");
-
 impl Role {
     fn start(name: &'static str) -> anyhow::Result<Self> {
         let mut child = tokio::process::Command::new(std::env::current_exe()?)
             .arg(name)
-            .envs((name == "cloud").then_some(AS_THE_CHART_SETS_IT))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .kill_on_drop(true)

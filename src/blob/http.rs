@@ -8,6 +8,7 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Method, StatusCode};
 use reqwest::{Client, Request, Response};
 
+use crate::blob::buffers::Buffer;
 use crate::blob::names;
 use crate::report::Code;
 use crate::units::{MIB, to_u64, to_usize};
@@ -168,12 +169,12 @@ async fn read(mut response: Response, headers: &HeaderMap, limit: u64) -> Result
     if announced.is_some_and(|length| length > limit) {
         return Err(Broken::TooLarge { limit });
     }
-    let mut body = BytesMut::with_capacity(to_usize(announced.unwrap_or(0).min(RESERVED_MAX)));
+    let mut body = Buffer::with_capacity(to_usize(announced.unwrap_or(0).min(RESERVED_MAX)));
     while let Some(chunk) = next_chunk(&mut response).await? {
-        if to_u64(body.len() + chunk.len()) > limit {
+        if to_u64(body.bytes().len() + chunk.len()) > limit {
             return Err(Broken::TooLarge { limit });
         }
-        body.extend_from_slice(&chunk);
+        body.bytes().extend_from_slice(&chunk);
     }
     Ok(body.freeze())
 }

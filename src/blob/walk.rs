@@ -1,5 +1,5 @@
 //! Whole listings, page by page, up to a bound: what lists more than its caller is ready for is an error, never a cut
-//! list that looks whole.
+//! list that looks whole. Who does not need the whole takes [`Pages`], and holds one page at a time.
 
 use crate::blob::answer::{ContainerProperties, ListPage, Listed, PageRange};
 use crate::blob::error::{Error, Operation};
@@ -20,16 +20,68 @@ pub async fn blobs(
     most: u64,
 ) -> Result<ListPage<Listed>> {
     let name = container.name();
-    let mut whole = container.list(prefix, include, None).await?;
-    while let Some(marker) = whole.next.take() {
+    let mut pages = Pages::new(container, prefix, include);
+    let mut whole = pages.first().await?;
+    loop {
         within(Operation::ListBlobs, name, whole.items.len(), most)?;
-        let page = container.list(prefix, include, Some(&marker)).await?;
-        advanced(Operation::ListBlobs, name, &marker, page.next.as_deref())?;
-        whole.items.extend(page.items);
-        whole.next = page.next;
+        match pages.next().await? {
+            Some(items) => whole.items.extend(items),
+            None => return Ok(whole),
+        }
     }
-    within(Operation::ListBlobs, name, whole.items.len(), most)?;
-    Ok(whole)
+}
+
+/// A listing of any length, one page after the other. What is deleted or written meanwhile may be missing or not; all
+/// else is listed once.
+pub struct Pages<'a> {
+    container: &'a dyn Container,
+    prefix: &'a str,
+    include: Include,
+    next: Next,
+}
+
+enum Next {
+    First,
+    After(String),
+    None,
+}
+
+impl<'a> Pages<'a> {
+    /// The blobs whose names begin with `prefix`.
+    pub const fn new(container: &'a dyn Container, prefix: &'a str, include: Include) -> Self {
+        Pages {
+            container,
+            prefix,
+            include,
+            next: Next::First,
+        }
+    }
+
+    /// The next page, in the order of names; nothing after the last. A page may be empty.
+    ///
+    /// # Errors
+    /// If it cannot be read, or does not lead on.
+    pub async fn next(&mut self) -> Result<Option<Vec<Listed>>> {
+        let marker = match &self.next {
+            Next::First => return Ok(Some(self.first().await?.items)),
+            Next::After(marker) => marker.clone(),
+            Next::None => return Ok(None),
+        };
+        let page = self
+            .container
+            .list(self.prefix, self.include, Some(&marker))
+            .await?;
+        let name = self.container.name();
+        advanced(Operation::ListBlobs, name, &marker, page.next.as_deref())?;
+        self.next = page.next.map_or(Next::None, Next::After);
+        Ok(Some(page.items))
+    }
+
+    async fn first(&mut self) -> Result<ListPage<Listed>> {
+        let mut page = self.container.list(self.prefix, self.include, None).await?;
+        self.next = page.next.take().map_or(Next::None, Next::After);
+        Ok(page)
+    }
 }
 
 /// All containers whose names begin with `prefix`.

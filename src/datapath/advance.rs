@@ -7,9 +7,47 @@ use jiff::Timestamp;
 use crate::datapath::Error;
 use crate::datapath::plan::Cycle;
 use crate::ids::{DiskId, RecoveryPointId, ReplicaId};
+use crate::replica::fence::MachineDescription;
 use crate::replica::manifest::{Head, Manifest, Point, PointDisk, ReplicaDisk, TableRef};
 use crate::replica::seal::Kind;
 use crate::units::Sequence;
+
+/// Whether the cycle names a disk that the replica does not have yet.
+pub fn adds_disks(manifest: &Manifest, cycle: &Cycle) -> bool {
+    new_disks(manifest, cycle).next().is_some()
+}
+
+/// The disks that the replica does not have yet, and the sequences that name them.
+fn new_disks<'a>(
+    manifest: &'a Manifest,
+    cycle: &'a Cycle,
+) -> impl Iterator<Item = (Sequence, &'a DiskId)> {
+    let seals = cycle.seals.iter().map(|found| &found.seal);
+    let named = seals.flat_map(|seal| seal.disks.iter().map(|disk| (seal.sequence, &disk.disk)));
+    named.filter(|(_, disk)| !manifest.disks.contains_key(*disk))
+}
+
+/// Makes sure that every new disk is one of `machine`, as the fence describes it: a host may bring what it likes, and a
+/// disk of a replica costs money and is kept.
+///
+/// # Errors
+/// [`Error::UnknownDisk`] for the first that is not.
+pub fn check_disks(
+    manifest: &Manifest,
+    cycle: &Cycle,
+    machine: &MachineDescription,
+) -> Result<(), Error> {
+    let known = |id: &DiskId| machine.disks.iter().any(|disk| disk.id == *id);
+    match new_disks(manifest, cycle).find(|(_, disk)| !known(disk)) {
+        None => Ok(()),
+        Some((sequence, disk)) => Err(Error::UnknownDisk {
+            replica: manifest.replica.clone(),
+            sequence,
+            disk: disk.clone(),
+            machine: machine.name.clone(),
+        }),
+    }
+}
 
 /// The manifest that says: pages up to the cycle's target may have been written, under a new fence.
 ///

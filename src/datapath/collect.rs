@@ -1,7 +1,7 @@
 //! Removes what a cycle that did not finish left behind: snapshots and chunk tables that no manifest names.
 //!
-//! It lists first and reads the manifest afterwards, so that what is published meanwhile is seen as named. Only what is
-//! of this owner or an earlier one, and not newer than what was applied, goes: an owner that was replaced collects
+//! It lists a page first and reads the manifest afterwards, so that what is published meanwhile is seen as named, and goes
+//! on to the next page: memory is one page, however many points there are. Only what is of this owner or an earlier one, and not newer than what was applied, goes: an owner that was replaced collects
 //! nothing, because a folded table of its successor looks like garbage until it is published.
 
 use std::collections::BTreeSet;
@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use crate::blob::answer::Listed;
 use crate::blob::names::BlobRef;
 use crate::blob::parameters::{Condition, DeleteSnapshots, Include};
-use crate::blob::walk;
+use crate::blob::walk::Pages;
 use crate::datapath::Error;
 use crate::datapath::cycle::{META_GENERATION, META_REPLICA, META_SEQUENCE};
 use crate::datapath::store::Store;
@@ -17,45 +17,49 @@ use crate::replica::manifest::Manifest;
 use crate::replica::names;
 use crate::units::{Generation, Sequence};
 
-/// The most blobs and snapshots that are listed: 260 disks with all points, and the tables.
-const LISTED_MAX: u64 = 10_000_000;
-
 /// Removes what nobody names, for the owner of generation `owner`: how many blobs and snapshots that were.
 ///
 /// # Errors
 /// [`Error::Fenced`] if there is another owner by now; else if storage cannot be listed, the manifest not be read, or
 /// something not be deleted.
 pub async fn collect(store: &Store, owner: Generation) -> Result<usize, Error> {
-    let include = Include {
+    let disks = Include {
         snapshots: true,
         metadata: true,
     };
-    let disks = list(store, "disks/", include).await?;
-    let tables = list(store, "tables/", Include::default()).await?;
-    let Some(held) = store.load().await? else {
-        return Ok(0);
-    };
-    if held.manifest.writer.generation != owner {
-        return Err(store.fenced());
-    }
-    let snapshots = unnamed_snapshots(&held.manifest, &disks);
-    let garbage: Vec<BlobRef> = snapshots
-        .into_iter()
-        .chain(unnamed_tables(&held.manifest, &tables))
-        .collect();
-    for blob in &garbage {
-        let deleted = store
-            .replica
-            .delete(blob, &Condition::Always, DeleteSnapshots::None)
-            .await;
-        deleted.map_err(store.storage("delete what no manifest names"))?;
-    }
-    Ok(garbage.len())
+    let snapshots = collect_in(store, owner, "disks/", disks, unnamed_snapshots).await?;
+    let tables = collect_in(store, owner, "tables/", Include::default(), unnamed_tables).await?;
+    Ok(snapshots + tables)
 }
 
-async fn list(store: &Store, prefix: &str, include: Include) -> Result<Vec<Listed>, Error> {
-    let listed = walk::blobs(store.replica.as_ref(), prefix, include, LISTED_MAX).await;
-    Ok(listed.map_err(store.storage("list the replica"))?.items)
+/// Removes what `unnamed` picks out of each page of the blobs at `prefix`.
+async fn collect_in(
+    store: &Store,
+    owner: Generation,
+    prefix: &str,
+    include: Include,
+    unnamed: fn(&Manifest, &[Listed]) -> Vec<BlobRef>,
+) -> Result<usize, Error> {
+    let mut removed = 0;
+    let mut pages = Pages::new(store.replica.as_ref(), prefix, include);
+    let list = store.storage("list the replica");
+    while let Some(page) = pages.next().await.map_err(&list)? {
+        let Some(held) = store.load().await? else {
+            return Ok(removed);
+        };
+        if held.manifest.writer.generation != owner {
+            return Err(store.fenced());
+        }
+        for blob in unnamed(&held.manifest, &page) {
+            let deleted = store
+                .replica
+                .delete(&blob, &Condition::Always, DeleteSnapshots::None)
+                .await;
+            deleted.map_err(store.storage("delete what no manifest names"))?;
+            removed += 1;
+        }
+    }
+    Ok(removed)
 }
 
 /// Snapshots of ours that no point has.

@@ -19,16 +19,16 @@ use crate::blob::names::{BlobRef, SequenceNumber};
 use crate::blob::parameters::{Condition, Metadata};
 use crate::datapath::Error;
 use crate::datapath::advance::{self, Brought, Cut};
-use crate::datapath::digest::{self, Digested, PageWrite};
+use crate::datapath::digest::{self, Digested, LogChunks, OutOfOrder, PageWrite};
 use crate::datapath::logs::{self, Logs, Verified};
 use crate::datapath::plan::Cycle;
+use crate::datapath::room::Room;
 use crate::datapath::store::{Held, Store};
 use crate::datapath::tables::NewPart;
 use crate::formats::vhd;
 use crate::ids::DiskId;
 use crate::replica::manifest::{Manifest, PointDisk, ReplicaDisk, TableRef};
 use crate::replica::names;
-use crate::replica::table::Run;
 use crate::units::{ByteRange, MIB, SECTOR, Sequence};
 
 /// Page writes of one replica at the same time.
@@ -47,22 +47,24 @@ pub const META_GENERATION: &str = "generation";
 ///
 /// # Errors
 /// The first thing that failed. The cycle can be run again, by this owner or another.
-pub async fn run(store: &Store, held: &Held, cycle: Cycle) -> Result<Held, Error> {
-    let marked = advance::marked(&held.manifest, &cycle)?;
+pub async fn run(store: &Store, held: &Held, cycle: &Arc<Cycle>) -> Result<Held, Error> {
+    if advance::adds_disks(&held.manifest, cycle) {
+        advance::check_disks(&held.manifest, cycle, &store.machine().await?)?;
+    }
+    let marked = advance::marked(&held.manifest, cycle)?;
     let held = store.save(held, marked).await?;
     let manifest = &held.manifest;
     let fence = SequenceNumber::new(manifest.writer.fence()).expect("a fence has at most 63 bits");
-    for disk in disks_of(&cycle) {
+    for disk in disks_of(cycle) {
         prepare(store, &disk, &manifest.disks[&disk], fence).await?;
     }
-    let cycle = Arc::new(cycle);
-    let chunks = write_all(store, &cycle, fence).await?;
-    let tables = write_tables(store, manifest, &cycle, chunks).await?;
-    let cut = match advance::disks_at_barrier(&cycle) {
+    let chunks = write_all(store, cycle, fence).await?;
+    let tables = write_tables(store, manifest, cycle, chunks).await?;
+    let cut = match advance::disks_at_barrier(cycle) {
         disks if disks.is_empty() => None,
-        disks => Some(cut(store, manifest, &cycle, &disks).await?),
+        disks => Some(cut(store, manifest, cycle, &disks).await?),
     };
-    let finished = advance::finished(manifest, &cycle, Brought { tables, cut });
+    let finished = advance::finished(manifest, cycle, Brought { tables, cut });
     store.save(&held, finished).await
 }
 
@@ -155,8 +157,8 @@ fn is_ours(metadata: &Metadata, store: &Store, id: &DiskId) -> bool {
             .is_some_and(|found| found == id.as_str())
 }
 
-/// What is known of the chunks of each disk once a cycle is written.
-type Chunks = BTreeMap<DiskId, Vec<Vec<Run>>>;
+/// What each log of a disk says of its chunks, once a cycle is written.
+type Chunks = BTreeMap<DiskId, Vec<LogChunks>>;
 
 /// Writes all seals of a cycle: what is known of the chunks of each disk then.
 ///
@@ -168,29 +170,29 @@ async fn write_all(
     fence: SequenceNumber,
 ) -> Result<Chunks, Error> {
     let mut chunks = Chunks::new();
+    let room = &Room::default();
     let verified = futures::stream::iter(0..cycle.seals.len())
         .map(|index| async move {
             let aborted = |_| Error::Aborted {
                 what: "the verification",
                 replica: store.id.clone(),
             };
-            let logs = verification(store, cycle, index).await.map_err(aborted)??;
+            let logs = verification(store, cycle, index, room)
+                .await
+                .map_err(aborted)??;
             Ok((cycle.seals[index].seal.sequence, logs))
         })
         .buffered(SEALS);
     let logs = verified.map_ok(|(sequence, logs)| match logs {
         Logs::Kept(logs) => futures::stream::iter(logs).map(Ok).left_stream(),
-        Logs::Known(logs) => logs::fetch(store, sequence, logs).right_stream(),
+        Logs::Known(logs) => logs::fetch(store, sequence, logs, room.clone()).right_stream(),
     });
     let digested = logs
         .try_flatten()
         .map(|log| async move { digest(store, log?).await })
         .buffered(DIGESTS);
-    let requests = digested.map_ok(|(disk, digested)| {
-        chunks
-            .entry(disk.clone())
-            .or_default()
-            .push(digested.chunks);
+    let requests = digested.map_ok(|(disk, said, digested)| {
+        chunks.entry(disk.clone()).or_default().push(said);
         let (blob, clears) = (names::disk(&disk), digested.clears);
         let writes = digested.writes.into_iter().map(Request::Write);
         let clears = clears.into_iter().map(Request::Clear);
@@ -216,26 +218,33 @@ fn verification(
     store: &Store,
     cycle: &Arc<Cycle>,
     index: usize,
+    room: &Room,
 ) -> AbortOnDropHandle<Result<Logs, Error>> {
-    let (store, cycle) = (store.clone(), cycle.clone());
+    let (store, cycle, room) = (store.clone(), cycle.clone(), room.clone());
     AbortOnDropHandle::new(tokio::spawn(async move {
-        logs::verify(&store, &cycle.seals[index].seal).await
+        logs::verify(&store, &cycle.seals[index].seal, &room).await
     }))
 }
 
-async fn digest(store: &Store, log: Verified) -> Result<(DiskId, Digested), Error> {
-    let Verified { disk, bytes } = log;
+async fn digest(store: &Store, log: Verified) -> Result<(DiskId, LogChunks, Digested), Error> {
+    let Verified {
+        disk,
+        log,
+        range,
+        bytes,
+    } = log;
     let digested = tokio::task::spawn_blocking(move || digest::digest(&bytes)).await;
     let digested = digested.map_err(|_| Error::Aborted {
         what: "the application",
         replica: store.id.clone(),
     })?;
-    let digested = digested.map_err(|source| Error::LogFormat {
+    let mut digested = digested.map_err(|source| Error::LogFormat {
         replica: store.id.clone(),
-        log: format!("of disk {disk}"),
+        log: log.clone(),
         source,
     })?;
-    Ok((disk, digested))
+    let runs = std::mem::take(&mut digested.chunks);
+    Ok((disk, LogChunks { log, range, runs }, digested))
 }
 
 enum Request {
@@ -269,22 +278,25 @@ async fn write_tables(
     store: &Store,
     manifest: &Manifest,
     cycle: &Cycle,
-    chunks: BTreeMap<DiskId, Vec<Vec<Run>>>,
+    chunks: Chunks,
 ) -> Result<BTreeMap<DiskId, TableRef>, Error> {
     let span = (
         manifest.last_applied.sequence.next(),
         cycle.target().seal.sequence,
     );
     let mut tables = BTreeMap::new();
-    for (id, mut parts) in chunks {
-        parts.retain(|runs| !runs.is_empty());
-        parts.sort_by_key(|runs| runs[0].first);
-        if parts.is_empty() {
+    for (id, parts) in chunks {
+        let joined = digest::join_chunks(parts).map_err(|OutOfOrder { log, why }| Error::Log {
+            replica: store.id.clone(),
+            log,
+            why,
+        })?;
+        if joined.is_empty() {
             continue;
         }
         let size = manifest.disks[&id].size;
         let mut part = NewPart::new(store, &id, size, span, salt(manifest));
-        for run in digest::join_chunks(parts) {
+        for run in joined {
             part.push(&run).await?;
         }
         tables.insert(id, part.finish().await?);

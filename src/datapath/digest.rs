@@ -337,17 +337,59 @@ impl OpenChunk {
     }
 }
 
+/// What one log says of the chunks of its disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogChunks {
+    /// The log's name.
+    pub log: String,
+    /// Where all its records lie.
+    pub range: ByteRange,
+    /// Ascending.
+    pub runs: Vec<Run>,
+}
+
+/// Logs that do not follow each other on the disk: what they say of it cannot be joined.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutOfOrder {
+    /// The log that does not follow.
+    pub log: String,
+    pub why: String,
+}
+
 /// Joins what several logs of one disk say of its chunks; a chunk that two of them write to is touched. The logs'
-/// ranges do not overlap, and `parts` ascends by them: what two of them write to is at most one chunk.
-pub fn join_chunks(parts: impl IntoIterator<Item = Vec<Run>>) -> Vec<Run> {
+/// ranges must not overlap, so that what two of them write to is at most the chunk in which one ends and the next
+/// begins.
+///
+/// # Errors
+/// If a log says something of what an earlier one has said already. Whatever were made of it might be wrong.
+pub fn join_chunks(mut parts: Vec<LogChunks>) -> Result<Vec<Run>, OutOfOrder> {
+    parts.sort_by_key(|part| part.range);
     let mut joined: Vec<Run> = Vec::new();
-    for run in parts.into_iter().flatten() {
-        match joined.last_mut() {
-            Some(last) if last.first >= run.first => last.states = States::Touched(1),
-            Some(_) | None => joined.push(run),
+    let mut before = String::new();
+    for LogChunks { log, runs, .. } in parts {
+        for run in runs {
+            let end = joined.last().map_or(0, Run::end);
+            match joined.last_mut() {
+                Some(last) if is_shared(last, &run) => last.states = States::Touched(1),
+                Some(_) if run.first < end => {
+                    let at = run.first * CHUNK;
+                    let why = format!(
+                        "it tells of the chunk at byte {at} after {before} has told of all up to byte {}",
+                        end * CHUNK
+                    );
+                    return Err(OutOfOrder { log, why });
+                }
+                Some(_) | None => joined.push(run),
+            }
         }
+        before = log;
     }
-    joined
+    Ok(joined)
+}
+
+/// Whether both tell of one and the same chunk alone.
+fn is_shared(last: &Run, run: &Run) -> bool {
+    last.first == run.first && last.count() == 1 && run.count() == 1
 }
 
 #[cfg(test)]

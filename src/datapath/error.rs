@@ -54,6 +54,16 @@ pub enum Error {
         replica: ReplicaId,
         sequence: Sequence,
     },
+    #[error(
+        "the seal at sequence {sequence} of replica {replica} names disk {disk}, which fence.json does not know as one of machine {machine}"
+    )]
+    UnknownDisk {
+        replica: ReplicaId,
+        sequence: Sequence,
+        disk: DiskId,
+        /// The machine's name.
+        machine: String,
+    },
     #[error("cannot read a chunk table of replica {replica}")]
     Table {
         replica: ReplicaId,
@@ -98,6 +108,7 @@ impl Error {
                 ..
             } => Code::FormatTooNew,
             Error::Seal { .. }
+            | Error::UnknownDisk { .. }
             | Error::Log { .. }
             | Error::LogFormat { .. }
             | Error::LogHash { .. } => Code::SealInvalid,

@@ -2,22 +2,24 @@
 //! of a disk of that size, and without a record outside of their range, on which the plan of a cycle relies.
 //!
 //! A seal of a copy fits in memory and is fetched once. A larger one is verified log by log first, and fetched again as
-//! it is applied: memory stays bounded whatever a delta weighs.
+//! it is applied. No log is read before there is [`Room`] for it: memory stays bounded whatever a delta weighs.
 
 use std::io::Cursor;
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 
+use crate::blob::buffers::Buffer;
 use crate::blob::names::BlobRef;
 use crate::datapath::Error;
+use crate::datapath::room::{Room, Share};
 use crate::datapath::store::Store;
 use crate::hrl::{self, LogReader};
 use crate::ids::{DiskId, ReplicaId};
 use crate::replica::Digest;
 use crate::replica::names;
 use crate::replica::seal::{Encoding, KEPT_MAX, LOG_MAX, Seal, SealedLog};
-use crate::units::{Sequence, to_u64, to_usize};
+use crate::units::{ByteRange, Sequence, to_u64, to_usize};
 
 /// Logs that are fetched at the same time.
 const FETCHES: usize = 4;
@@ -26,6 +28,10 @@ const FETCHES: usize = 4;
 #[derive(Clone, Debug)]
 pub struct Verified {
     pub disk: DiskId,
+    /// Its blob's name.
+    pub log: String,
+    /// Where all its records lie.
+    pub range: ByteRange,
     pub bytes: Bytes,
 }
 
@@ -46,11 +52,31 @@ pub struct Expected {
     log: SealedLog,
 }
 
+impl Expected {
+    /// Bytes that it takes to open it.
+    fn memory(&self) -> u64 {
+        match self.log.encoding {
+            Encoding::Identity => self.log.length,
+            Encoding::Zstd => self.log.length + self.log.stored,
+        }
+    }
+}
+
+impl Verified {
+    /// The same log, which gives back `share` with the last of its bytes.
+    fn within(self, share: Share) -> Self {
+        Verified {
+            bytes: share.hold(self.bytes),
+            ..self
+        }
+    }
+}
+
 /// Verifies all logs of a seal.
 ///
 /// # Errors
 /// The first log that is missing or other than the seal says.
-pub async fn verify(store: &Store, seal: &Seal) -> Result<Logs, Error> {
+pub async fn verify(store: &Store, seal: &Seal, room: &Room) -> Result<Logs, Error> {
     let logs: Vec<Expected> = seal
         .disks
         .iter()
@@ -62,13 +88,39 @@ pub async fn verify(store: &Store, seal: &Seal) -> Result<Logs, Error> {
             })
         })
         .collect();
-    let keep = seal.length() <= KEPT_MAX;
-    let fetched = fetch(store, seal.sequence, logs.clone());
-    if keep {
-        return Ok(Logs::Kept(fetched.try_collect().await?));
+    if seal.length() <= KEPT_MAX {
+        return Ok(Logs::Kept(keep(store, seal.sequence, logs, room).await?));
     }
+    let fetched = fetch(store, seal.sequence, logs.clone(), room.clone());
     fetched.try_for_each(async |_| Ok(())).await?;
     Ok(Logs::Known(logs))
+}
+
+/// Fetches and verifies logs, a few at a time, and keeps them all. Room for them is taken at once: none is of use
+/// without the others, and nobody else must wait for room that half of them have.
+async fn keep(
+    store: &Store,
+    sequence: Sequence,
+    logs: Vec<Expected>,
+    room: &Room,
+) -> Result<Vec<Verified>, Error> {
+    let memory = logs.iter().map(Expected::memory).sum();
+    let mut share = room.take(memory).await;
+    let parts: Vec<(Expected, Share)> = logs
+        .into_iter()
+        .map(|expected| {
+            let part = share.part(expected.log.length);
+            (expected, part)
+        })
+        .collect();
+    let fetches = parts.into_iter().map(|(expected, part)| async move {
+        let fetched = fetch_one(store, sequence, expected).await?;
+        Ok(fetched.within(part))
+    });
+    futures::stream::iter(fetches)
+        .buffered(FETCHES)
+        .try_collect()
+        .await
 }
 
 /// Fetches and verifies logs, a few at a time, in their order.
@@ -76,16 +128,25 @@ pub fn fetch(
     store: &Store,
     sequence: Sequence,
     logs: Vec<Expected>,
+    room: Room,
 ) -> impl futures::Stream<Item = Result<Verified, Error>> + Send + use<'_> {
-    let fetches = logs.into_iter().map(move |expected| async move {
-        let bytes = fetch_one(store, sequence, &expected).await?;
-        let disk = expected.disk;
-        Ok(Verified { disk, bytes })
+    let fetches = logs.into_iter().map(move |expected| {
+        let room = room.clone();
+        async move {
+            let mut share = room.take(expected.memory()).await;
+            let part = share.part(expected.log.length);
+            let fetched = fetch_one(store, sequence, expected).await?;
+            Ok(fetched.within(part))
+        }
     });
     futures::stream::iter(fetches).buffered(FETCHES)
 }
 
-async fn fetch_one(store: &Store, sequence: Sequence, expected: &Expected) -> Result<Bytes, Error> {
+async fn fetch_one(
+    store: &Store,
+    sequence: Sequence,
+    expected: Expected,
+) -> Result<Verified, Error> {
     let name = names::log(sequence, &expected.log.log);
     let got = store.inbox.get(&BlobRef::head(&name), None, LOG_MAX).await;
     let stored = match got {
@@ -100,13 +161,21 @@ async fn fetch_one(store: &Store, sequence: Sequence, expected: &Expected) -> Re
         }
         Err(error) => return Err(store.storage("read a log")(error)),
     };
-    let (replica, expected) = (store.id.clone(), expected.clone());
+    let replica = store.id.clone();
     let opened = tokio::task::spawn_blocking(move || {
-        let opened = open(&stored, &expected.log).and_then(|bytes| {
+        let opened = open(stored, &expected.log).and_then(|bytes| {
             check_records(&bytes, &expected)?;
             Ok(bytes)
         });
-        opened.map_err(|refused| refused.of(replica, name))
+        match opened {
+            Ok(bytes) => Ok(Verified {
+                disk: expected.disk,
+                log: name,
+                range: expected.log.range,
+                bytes,
+            }),
+            Err(refused) => Err(refused.of(replica, name)),
+        }
     });
     opened.await.map_err(|_| Error::Aborted {
         what: "the verification",
@@ -141,7 +210,7 @@ impl Refused {
 }
 
 /// The log as it was captured.
-fn open(stored: &Bytes, log: &SealedLog) -> Result<Bytes, Refused> {
+fn open(stored: Bytes, log: &SealedLog) -> Result<Bytes, Refused> {
     let refused = Refused::Why;
     let length = to_u64(stored.len());
     if length != log.stored {
@@ -151,13 +220,14 @@ fn open(stored: &Bytes, log: &SealedLog) -> Result<Bytes, Refused> {
         )));
     }
     let bytes = match log.encoding {
-        Encoding::Identity => stored.clone(),
+        Encoding::Identity => stored,
         Encoding::Zstd => {
             // The capacity bounds what a hostile frame can blow up to.
-            let bytes = zstd::bulk::decompress(stored, to_usize(log.length));
-            Bytes::from(
-                bytes.map_err(|error| refused(format!("it cannot be decompressed: {error}")))?,
-            )
+            let mut bytes = Buffer::with_capacity(to_usize(log.length));
+            let unpacked = zstd::bulk::Decompressor::new()
+                .and_then(|mut zstd| zstd.decompress_to_buffer(&stored, bytes.bytes()));
+            unpacked.map_err(|error| refused(format!("it cannot be decompressed: {error}")))?;
+            bytes.freeze()
         }
     };
     let length = to_u64(bytes.len());
@@ -207,7 +277,7 @@ mod tests {
 
     use super::*;
     use crate::hrl::{Identity, LogWriter};
-    use crate::units::{ByteRange, SECTOR};
+    use crate::units::SECTOR;
 
     const DISK: u64 = 64 * SECTOR;
 

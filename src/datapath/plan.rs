@@ -13,7 +13,9 @@ use crate::units::{ByteRange, MIB, Sequence};
 pub const CYCLE_MAX: u64 = 256 * MIB;
 
 /// The most seals that are looked at ahead. A delta with more parts is applied without waiting for its barrier.
-pub const AHEAD: usize = 256;
+const AHEAD: usize = 256;
+/// Bytes of seals that are held, as they are stored; the last may be longer. All [`AHEAD`] of the usual kind stay below.
+const AHEAD_BYTES: usize = 4 << 20;
 
 /// A seal that was found in the inbox, and its id.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,12 +53,72 @@ pub enum Plan {
     Gap(Sequence),
 }
 
-/// Plans over `found`: the seals after what was applied, ascending, up to the first barrier, or to where there are no
-/// more, or [`AHEAD`] of them.
-pub fn plan(manifest: &Manifest, found: Vec<Found>) -> Plan {
-    let endless = found.len() >= AHEAD;
+/// Seals of the replica's chain that were found one after the other.
+#[derive(Debug)]
+pub struct Ahead {
+    found: Vec<Found>,
+    /// The sequence behind the last that was looked at.
+    end: Sequence,
+    /// Bytes of the seals as they are stored.
+    bytes: usize,
+    /// Bytes of their logs.
+    length: u64,
+    /// Whether one of them is a part that waits for its barrier.
+    waits: bool,
+}
+
+impl Ahead {
+    /// Nothing yet; the first to look at is `from`.
+    pub const fn from(from: Sequence) -> Self {
+        Ahead {
+            found: Vec::new(),
+            end: from,
+            bytes: 0,
+            length: 0,
+            waits: false,
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.found.is_empty()
+    }
+
+    /// The sequence to look at next.
+    pub const fn end(&self) -> Sequence {
+        self.end
+    }
+
+    pub fn found(&self) -> &[Found] {
+        &self.found
+    }
+
+    /// Takes in the seal at [`Ahead::end`], stored in `bytes` bytes: whether the next one is worth looking at. One of
+    /// another chain is passed over.
+    pub fn take(&mut self, manifest: &Manifest, found: Found, bytes: usize) -> bool {
+        self.end = found.seal.sequence.next();
+        if found.seal.chain != manifest.chain {
+            return true;
+        }
+        self.bytes += bytes;
+        self.length += found.seal.length();
+        self.waits |= leaves_consistency(manifest, &found.seal);
+        let barrier = found.seal.barrier.is_some();
+        self.found.push(found);
+        let enough = !self.waits && self.length >= CYCLE_MAX;
+        !(barrier || enough || self.is_full())
+    }
+
+    fn is_full(&self) -> bool {
+        self.found.len() >= AHEAD || self.bytes >= AHEAD_BYTES
+    }
+}
+
+/// Plans over what was found ahead: the seals after what was applied, up to the first barrier, or to where there are no
+/// more, or as many as one looks at.
+pub fn plan(manifest: &Manifest, ahead: Ahead) -> Plan {
+    let endless = ahead.is_full();
     let mut chain: Vec<Found> = Vec::new();
-    for next in found {
+    for next in ahead.found {
         let before = chain
             .last()
             .map_or(manifest.last_applied.seal, |found| Some(found.id));

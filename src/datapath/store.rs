@@ -10,6 +10,7 @@ use crate::blob::parameters::PutOptions;
 use crate::blob::{self, Container};
 use crate::datapath::Error;
 use crate::ids::{ChainId, ReplicaId};
+use crate::replica::fence::{Fence, MachineDescription};
 use crate::replica::manifest::Manifest;
 use crate::replica::{document, names};
 use crate::units::to_u64;
@@ -59,6 +60,19 @@ impl Store {
             manifest,
             etag: got.etag,
         }))
+    }
+
+    /// What the fence says of the replica's machine.
+    ///
+    /// # Errors
+    /// If there is no fence, or it cannot be read.
+    pub async fn machine(&self) -> Result<MachineDescription, Error> {
+        let limit = to_u64(document::LENGTH_MAX);
+        let name = BlobRef::head(names::FENCE);
+        let got = self.replica.get(&name, None, limit).await;
+        let bytes = got.map_err(self.storage("read fence.json"))?.bytes;
+        let fence: Fence = document::decode(&bytes).map_err(|source| self.document(source))?;
+        Ok(fence.machine)
     }
 
     /// Makes the manifest of a replica that has none; what is there stays.

@@ -1,12 +1,15 @@
 //! Works on one replica: takes it over, and applies what the agent has sealed until there is no more.
 
+use std::sync::Arc;
+
+use crate::blob::buffers;
 use crate::blob::names::SequenceNumber;
 use crate::datapath::Error;
 use crate::datapath::collect;
 use crate::datapath::cycle;
 use crate::datapath::fold;
-use crate::datapath::inbox::Inbox;
-use crate::datapath::plan::{self, Plan};
+use crate::datapath::inbox;
+use crate::datapath::plan::{self, Cycle, Plan};
 use crate::datapath::store::{Held, Store};
 use crate::datapath::tables;
 use crate::ids::DiskId;
@@ -63,42 +66,32 @@ impl Worker {
     }
 
     async fn try_step(&mut self) -> Result<Step, Error> {
-        let inbox = match Inbox::list(&self.store).await {
-            Ok(inbox) => inbox,
-            // A replica that is recorded and not created yet has neither containers nor manifest.
+        match self.apply_next().await {
+            // A replica that is recorded and not created yet, or removed, has neither containers nor manifest.
             Err(error) if error.is_not_found() && self.store.load().await?.is_none() => {
                 (self.held, self.seen) = (None, None);
-                return Ok(Step::Idle);
+                Ok(Step::Idle)
             }
-            Err(error) => return Err(error),
-        };
+            result => result,
+        }
+    }
+
+    async fn apply_next(&mut self) -> Result<Step, Error> {
         let held = match self.held.take() {
             Some(held) => held,
-            None => match self.idle_or_taken_over(&inbox).await? {
+            None => match self.idle_or_taken_over().await? {
                 Some(held) => held,
                 None => return Ok(Step::Idle),
             },
         };
-        let applied = held.manifest.last_applied.sequence;
-        let found = inbox.read_ahead(&self.store, applied).await?;
-        let cycle = match plan::plan(&held.manifest, found) {
-            Plan::Apply(cycle) => cycle,
-            Plan::Gap(sequence) => {
-                return Err(Error::Gap {
-                    replica: self.store.id.clone(),
-                    sequence,
-                });
-            }
-            Plan::Nothing | Plan::Wait => {
-                inbox.drop_applied(&self.store, applied).await?;
-                self.held = Some(held);
-                return Ok(Step::Idle);
-            }
+        let Some(cycle) = next_cycle(&self.store, &held.manifest).await? else {
+            self.held = Some(held);
+            buffers::release();
+            return Ok(Step::Idle);
         };
-        let held = cycle::run(&self.store, &held, cycle).await?;
-        inbox
-            .drop_applied(&self.store, held.manifest.last_applied.sequence)
-            .await?;
+        let cycle = Arc::new(cycle);
+        let held = cycle::run(&self.store, &held, &cycle).await?;
+        inbox::drop_applied(&self.store, &cycle).await?;
         let held = self.fold(held).await?;
         if std::mem::take(&mut self.litter) {
             collect::collect(&self.store, held.manifest.writer.generation).await?;
@@ -108,13 +101,13 @@ impl Worker {
     }
 
     /// Takes the replica over, unless there is nothing in its inbox to do it for.
-    async fn idle_or_taken_over(&mut self, inbox: &Inbox) -> Result<Option<Held>, Error> {
+    async fn idle_or_taken_over(&mut self) -> Result<Option<Held>, Error> {
         let Some(held) = self.store.load().await? else {
             self.seen = None;
             return Ok(None);
         };
         self.seen = Some(held.manifest.clone());
-        if inbox.is_empty() {
+        if inbox::is_empty(&self.store).await? {
             return Ok(None);
         }
         take_over(&self.store, held).await.map(Some)
@@ -148,6 +141,31 @@ impl Worker {
             }
         }
         Ok(held)
+    }
+}
+
+/// The cycle to run now, if there is one; if there is none, the inbox is swept.
+async fn next_cycle(store: &Store, manifest: &Manifest) -> Result<Option<Cycle>, Error> {
+    let applied = manifest.last_applied.sequence;
+    let mut from = applied.next();
+    loop {
+        let ahead = inbox::read_ahead(store, manifest, from).await?;
+        let end = ahead.end();
+        match plan::plan(manifest, ahead) {
+            Plan::Apply(cycle) => return Ok(Some(cycle)),
+            Plan::Gap(sequence) => {
+                return Err(Error::Gap {
+                    replica: store.id.clone(),
+                    sequence,
+                });
+            }
+            Plan::Nothing | Plan::Wait => match inbox::sweep(store, applied, end).await? {
+                // A seal is missing: what stands behind it is of a retired chain, or a gap.
+                Some(later) if later > end => from = later,
+                // Who seals something says so afterwards: what came meanwhile is for the next step.
+                Some(_) | None => return Ok(None),
+            },
+        }
     }
 }
 

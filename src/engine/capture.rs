@@ -46,6 +46,9 @@ pub struct Capture<'a> {
     pub since: &'a BTreeMap<DiskId, TrackingCursor>,
     pub progress: &'a BTreeMap<DiskId, Arc<Progress>>,
     pub now: Timestamp,
+    /// Whether changes of more than half of a disk are an error: comparing costs less then. After a copy they are not,
+    /// or a busy disk would be compared for ever.
+    pub bounded: bool,
 }
 
 impl Capture<'_> {
@@ -122,6 +125,10 @@ impl Capture<'_> {
         while let Some(range) = changes.next_change()? {
             progress.add_total(range.len());
             changed += range.len();
+            if self.bounded && changed > size / 2 {
+                let disk = id.clone();
+                return Err(Error::Overgrown { disk, size });
+            }
             for piece in range.split_at_multiples(PIECE) {
                 if unlooked >= SPACE_LOOK {
                     check_space(&hypervisor.machine(self.vm)?, slot)?;

@@ -66,7 +66,7 @@ impl Engine {
             time: frozen.taken_at,
             consistency: consistency(frozen.consistency),
         };
-        let of = since.clone();
+        let (of, bounded) = (since.clone(), self.is_tracking(&ledger));
         let captured = tokio::task::spawn_blocking(move || {
             let capture = Capture {
                 vm: &vm,
@@ -75,6 +75,7 @@ impl Engine {
                 since: &of,
                 progress: &progress,
                 now,
+                bounded,
             };
             capture.run(hypervisor.as_ref())
         });
@@ -107,15 +108,16 @@ impl Engine {
 
     /// Whether the machine is off, and a point of this state has been sealed already.
     async fn is_at_rest(&self, ledger: &Ledger) -> Result<bool, Error> {
-        let tracking = |disk| {
-            matches!(
-                ledger.cursors().get(disk),
-                Some(DiskCursor::Tracking { .. })
-            )
-        };
         let vm = self.options.vm.clone();
         let machine = ask(&self.hypervisor, move |hypervisor| hypervisor.machine(&vm)).await?;
-        Ok(machine.power == PowerState::Off && self.options.disks.keys().all(tracking))
+        Ok(machine.power == PowerState::Off && self.is_tracking(ledger))
+    }
+
+    /// Whether a barrier over all disks has been sealed since they were copied.
+    fn is_tracking(&self, ledger: &Ledger) -> bool {
+        let cursor = |disk| ledger.cursors().get(disk);
+        let tracking = |disk| matches!(cursor(disk), Some(DiskCursor::Tracking { .. }));
+        self.options.disks.keys().all(tracking)
     }
 
     pub(super) async fn ship(&self, course: &mut Course) -> Result<Event, Error> {

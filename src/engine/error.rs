@@ -70,6 +70,8 @@ pub enum Error {
         free: u64,
         least: u64,
     },
+    #[error("more than half of disk {disk} of {size} bytes has changed since the last barrier")]
+    Overgrown { disk: DiskId, size: u64 },
     #[error("cannot keep what was captured in mind")]
     State(#[from] durable::Error),
     #[error("the engine is at fault")]
@@ -106,6 +108,7 @@ impl Error {
             },
             Error::Capture { .. } => Code::HostIo,
             Error::LowSpace { .. } => Code::HostDiskFull,
+            Error::Overgrown { .. } => Code::TooManyChanges,
             Error::State(_) => Code::HostIo,
             Error::Phase(_) | Error::Answer { .. } | Error::Broken { .. } | Error::Stopped => {
                 Code::Internal
@@ -130,6 +133,7 @@ impl Error {
         }
         let slot = match self {
             Error::Host(error) => error.disk.as_ref(),
+            Error::Overgrown { disk, .. } => return Some(vec![disk.clone()]),
             _ => return None,
         };
         let named = disks.iter().filter(|(_, at)| Some(*at) == slot);

@@ -2,7 +2,8 @@
 //!
 //! A parent is the file whose id the child recorded (VHDX: DataWriteGuid, VHD: unique id), wherever it lies. A candidate
 //! is opened for reading and checked before it is opened for writing, so that a file that merely stands where a parent
-//! should be is never changed.
+//! should be is never changed. Opening a chain writes nothing at all, not even what a child's log has to say: a file whose
+//! chain turns out to be broken is as it was. Who writes calls [`Layer::begin_writing`] when the chain is open.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -28,7 +29,7 @@ impl Chain {
         std::iter::once(&self.top).chain(&self.parents)
     }
 
-    /// Opens `path` and its parents; the first `writable` of them for writing.
+    /// Opens `path` and its parents; the first `writable` of them for writing. Nothing is written yet.
     pub(crate) fn open(path: &Path, options: &OpenOptions, writable: usize) -> Result<Self> {
         let mut seen = vec![Identity::of(path)?];
         let open =
@@ -67,7 +68,8 @@ impl Chain {
         }
     }
 
-    /// Opens files that the caller has, the child first; the first `writable` of them for writing.
+    /// Opens files that the caller has, the child first; the first `writable` of them for writing. Nothing is written
+    /// yet.
     pub(crate) fn of_sources(
         top: Source,
         parents: Vec<Source>,

@@ -22,6 +22,7 @@ pub(crate) enum Layer {
 
 impl Layer {
     /// Opens and checks an image of the given format; without one, of the format that it is in, raw only if allowed.
+    /// Nothing is written.
     pub(crate) fn open(
         source: Source,
         access: Access,
@@ -37,6 +38,14 @@ impl Layer {
             Format::Vhd => Layer::Vhd(Box::new(Vhd::open(source, access)?)),
             Format::Vhdx => Layer::Vhdx(Box::new(Vhdx::open(source, access)?)),
         })
+    }
+
+    /// Makes a layer that was opened for writing ready for its first change, once its whole chain is checked.
+    pub(crate) fn begin_writing(&mut self) -> Result<()> {
+        match self {
+            Layer::Raw(_) | Layer::Vhd(_) => Ok(()),
+            Layer::Vhdx(vhdx) => vhdx.begin_writing(),
+        }
     }
 
     pub(crate) fn info(&self) -> &ImageInfo {

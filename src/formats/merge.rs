@@ -82,6 +82,8 @@ impl Merge {
     fn begin(mut chain: Chain) -> Result<Self> {
         let (child, parent) = both(&mut chain)?;
         check_mergeable(child.info(), parent.info())?;
+        child.begin_writing()?;
+        parent.begin_writing()?;
         if let (Layer::Vhdx(child), Layer::Vhdx(parent)) = (child, parent) {
             let next = Uuid::new_v4();
             let now = parent.info().data_write.unwrap_or_default();

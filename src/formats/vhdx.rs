@@ -4,8 +4,8 @@
 //! 0      mark, two headers, two region tables      1 MiB each step from here on, in any order:
 //! log │ metadata region │ block allocation table │ payload blocks and, with a parent, sector bitmaps
 //! ```
-//! Source: `[MS-VHDX]` v20240423. A file is read through its log: replayed in memory when opened for reading, applied
-//! and cleared when opened for writing. Everything is checked before anything is written.
+//! Source: `[MS-VHDX]` v20240423. A file is read through its log, which is replayed in memory. Opening writes nothing,
+//! for writing either: only when the caller has checked the whole chain, the log is applied and cleared.
 
 mod bat;
 mod crc;
@@ -27,8 +27,6 @@ mod write;
 
 use std::sync::Arc;
 
-use uuid::Uuid;
-
 use crate::formats::bitmap::BitOrder;
 use crate::formats::cache::MetadataCache;
 use crate::formats::error::{Error, Flaw, Kind, Parsed, Result};
@@ -40,7 +38,7 @@ use crate::formats::vhdx::header::Headers;
 use crate::formats::vhdx::items::Items;
 use crate::formats::vhdx::log::SECTOR;
 use crate::formats::vhdx::metadata::Metadata;
-use crate::formats::vhdx::overlay::Overlay;
+use crate::formats::vhdx::overlay::{Overlay, Patches};
 use crate::formats::vhdx::session::Session;
 use crate::formats::vhdx::structure::Structure;
 use crate::units::{to_u64, to_usize};
@@ -57,40 +55,36 @@ pub(crate) struct Vhdx {
     metadata: Metadata,
     cache: MetadataCache,
     session: Option<Session>,
+    /// The log, until [`Vhdx::begin_writing`].
+    pending: Option<Pending>,
+}
+
+/// What a file's log would change in it, and the file below it.
+struct Pending {
+    file: Source,
+    patches: Arc<Patches>,
 }
 
 impl Vhdx {
-    /// Opens and checks the whole image. For writing, the log is applied and cleared; nothing else is written before
-    /// the first change.
+    /// Opens and checks the whole image. Nothing is written: before [`Vhdx::begin_writing`] the file is as it was.
     pub(crate) fn open(source: Source, access: Access) -> Result<Self> {
-        let mut headers = Headers::read(&source)?;
+        let headers = Headers::read(&source)?;
         if access == Access::Write {
             headers.check_growth(&source)?;
         }
         let patches = replay::read(&source, headers.current())?.map(Arc::new);
-        let replayed = patches.is_some();
-        let source = match patches {
-            None => source,
+        let (source, pending) = match patches {
+            None => (source, None),
             Some(patches) => {
                 let view =
                     source.wrapped(|file| Arc::new(Overlay::new(file, Arc::clone(&patches))));
-                match access {
-                    Access::Read => view,
-                    Access::Write => {
-                        Structure::check(&view, headers.current())?;
-                        // Before anything else changes: the file is not what it was. The log stays named until what it
-                        // says is on stable storage; a crash in between replays it again.
-                        headers.update(&source, |next| next.file_write = Uuid::new_v4())?;
-                        replay::apply(&source, &patches)?;
-                        headers.update(&source, |next| next.log_guid = Uuid::nil())?;
-                        source
-                    }
-                }
+                let file = source;
+                (view, Some(Pending { file, patches }))
             }
         };
         let structure = Structure::check(&source, headers.current())?;
         let mut info = structure.describe(&source, headers.current())?;
-        info.log_replayed = replayed;
+        info.log_replayed = pending.is_some();
         let session = match access {
             Access::Read => None,
             Access::Write => Some(Session::new(headers, structure.end)),
@@ -103,7 +97,21 @@ impl Vhdx {
             metadata: structure.metadata,
             cache: MetadataCache::new(SECTOR),
             session,
+            pending,
         })
+    }
+
+    /// Applies and clears the log, if there is one. To be called once before the first change, when all that the disk
+    /// consists of has been found to be right; an image that was opened for reading stays as it is.
+    pub(crate) fn begin_writing(&mut self) -> Result<()> {
+        let Some(session) = &mut self.session else {
+            return Ok(());
+        };
+        if let Some(Pending { file, patches }) = self.pending.take() {
+            session.apply_log(&file, &patches)?;
+            self.source = file;
+        }
+        Ok(())
     }
 
     pub(crate) const fn info(&self) -> &ImageInfo {

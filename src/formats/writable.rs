@@ -29,7 +29,7 @@ impl WritableImage {
     }
 
     pub(crate) fn open(path: &Path, options: &OpenOptions) -> Result<Self> {
-        Chain::open(path, options, 1).map(Self::new)
+        Self::begin(Chain::open(path, options, 1)?)
     }
 
     pub(crate) fn of_sources(
@@ -37,7 +37,13 @@ impl WritableImage {
         parents: Vec<Source>,
         options: &OpenOptions,
     ) -> Result<Self> {
-        Chain::of_sources(top, parents, options, 1).map(Self::new)
+        Self::begin(Chain::of_sources(top, parents, options, 1)?)
+    }
+
+    /// The chain is whole: from here on its top layer may change.
+    fn begin(mut chain: Chain) -> Result<Self> {
+        chain.top.begin_writing()?;
+        Ok(Self::new(chain))
     }
 
     /// The disk for reading; what was written is there at once.

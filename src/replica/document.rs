@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::report::Code;
 
-/// The longest document that is read: a manifest with thousands of points stays far below.
+/// The longest document of any kind that is read: a manifest with thousands of points stays far below.
 pub const LENGTH_MAX: usize = 8 << 20;
 
 /// A document that cannot be used.
@@ -41,6 +41,8 @@ pub trait Document: Serialize + DeserializeOwned {
     const WHAT: &'static str;
     /// The format that this version writes, and the newest that it reads.
     const FORMAT: u32;
+    /// Bytes that one may have, where they are written as where they are read; at most [`LENGTH_MAX`].
+    const LENGTH_MAX: usize = LENGTH_MAX;
 
     /// What must hold beyond the shape of the JSON; `Err` says what does not.
     ///
@@ -81,12 +83,12 @@ pub fn encode<T: Document>(document: &T) -> Result<Vec<u8>, Error> {
 }
 
 fn check_length<T: Document>(bytes: &[u8]) -> Result<(), Error> {
-    if bytes.len() <= LENGTH_MAX {
+    if bytes.len() <= T::LENGTH_MAX {
         return Ok(());
     }
     Err(Error::Inconsistent {
         what: T::WHAT,
-        why: format!("it is longer than {LENGTH_MAX} bytes"),
+        why: format!("it is longer than {} bytes", T::LENGTH_MAX),
     })
 }
 

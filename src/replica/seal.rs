@@ -129,6 +129,8 @@ pub enum DiskCursor {
 impl Document for Seal {
     const WHAT: &'static str = "sealed.json";
     const FORMAT: u32 = 1;
+    /// All disks that a VM can have with the longest cursors, and every log: a megabyte. Most seals have one KiB.
+    const LENGTH_MAX: usize = 2 << 20;
 
     fn check(&self) -> Result<(), String> {
         let mut disks = BTreeSet::new();

@@ -4,5 +4,6 @@
 mod broken;
 mod copy;
 mod delta;
+mod inbox;
 mod model;
 mod world;

@@ -150,25 +150,58 @@ fn zeroes_of_any_length_are_one_run() {
     );
 }
 
+/// What a log says that writes `sectors` sectors from `sector` on, of bytes or, with no fill, zeroes.
+fn said(log: &str, sector: u64, sectors: u64, fill: Option<u8>) -> LogChunks {
+    let change = Change {
+        sector,
+        sectors,
+        fill,
+    };
+    LogChunks {
+        log: log.to_owned(),
+        range: ByteRange::at(sector * SECTOR, sectors * SECTOR).unwrap(),
+        runs: digest(&log_of(&[change])).unwrap().chunks,
+    }
+}
+
 #[test]
 fn a_chunk_that_two_logs_write_to_is_touched() {
-    let half = |sector| {
-        digest(&log_of(&[Change {
-            sector,
-            sectors: 64,
-            fill: Some(1),
-        }]))
-        .unwrap()
-        .chunks
+    let joined = join_chunks(vec![
+        said("a", 128, 64, Some(1)),
+        said("b", 192, 64, Some(1)),
+    ]);
+    let touched = Run {
+        first: 1,
+        states: States::Touched(1),
     };
-    let joined = join_chunks([half(128), half(192)]);
-    assert_eq!(
-        joined,
-        [Run {
-            first: 1,
-            states: States::Touched(1)
-        }]
+    assert_eq!(joined, Ok(vec![touched]));
+}
+
+#[test]
+fn logs_are_joined_by_their_ranges_in_whatever_order_they_come() {
+    // One ends and the next begins in the same chunk, and goes on with many whole ones.
+    let (first, second) = (
+        said("a", 128, 10, Some(1)),
+        said("b", 138, 118 + 1280, None),
     );
+    let ascending = join_chunks(vec![first.clone(), second.clone()]).unwrap();
+    assert_eq!(join_chunks(vec![second, first]), Ok(ascending.clone()));
+    let zero = |index| ascending.iter().find_map(|run| run.get(index));
+    assert_eq!(
+        (zero(1), zero(2)),
+        (Some(Chunk::Touched), Some(Chunk::Zero))
+    );
+    assert_eq!(zero(11), Some(Chunk::Zero));
+}
+
+#[test]
+fn logs_that_overlap_are_refused_by_name_and_byte() {
+    let whole = said("whole", 0, 1280, None);
+    let inside = said("inside", 512, 10, Some(1));
+    let refused = join_chunks(vec![inside, whole]).unwrap_err();
+    assert_eq!(refused.log, "inside");
+    assert!(refused.why.contains("byte 262144"), "{}", refused.why);
+    assert!(refused.why.contains("whole"), "{}", refused.why);
 }
 
 #[test]

@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::ids::{ChainId, DiskId, ReplicaId};
+use crate::replica::document::Document;
 use crate::replica::manifest::ReplicaDisk;
 use crate::replica::seal::{Consistency, DiskCursor, Encoding, SealedDisk, SealedLog, Writer};
 use crate::units::Generation;
@@ -80,6 +81,26 @@ impl Chain {
     }
 }
 
+/// The bytes that a seal of these tests has in storage.
+const STORED: usize = 1000;
+
+/// What is found ahead when these seals stand in the inbox.
+fn looked_ahead(manifest: &Manifest, found: Vec<Found>, bytes: usize) -> Ahead {
+    let mut ahead = Ahead::from(manifest.last_applied.sequence.next());
+    for next in found {
+        if !ahead.take(manifest, next, bytes) {
+            break;
+        }
+    }
+    ahead
+}
+
+fn planned(head: Head, found: Vec<Found>) -> Plan {
+    let manifest = manifest(head);
+    let ahead = looked_ahead(&manifest, found, STORED);
+    plan(&manifest, ahead)
+}
+
 /// The sequences that the plan applies.
 fn applied(plan: &Plan) -> Vec<u64> {
     let Plan::Apply(cycle) = plan else {
@@ -101,7 +122,7 @@ const CONSISTENT: Head = Head::Consistent {
 fn copies_are_applied_together_up_to_the_bound() {
     let chain = Chain::new().copies(0..20);
     assert_eq!(
-        applied(&plan(&manifest(COPYING), chain.found)),
+        applied(&planned(COPYING, chain.found)),
         [1, 2, 3, 4, 5, 6, 7, 8]
     );
 }
@@ -112,13 +133,13 @@ fn a_cycle_ends_with_the_first_barrier() {
         .seal(Kind::Copy, (0, 1), false)
         .seal(Kind::Delta, (5, 6), true)
         .copies([9]);
-    assert_eq!(applied(&plan(&manifest(COPYING), chain.found)), [1, 2]);
+    assert_eq!(applied(&planned(COPYING, chain.found)), [1, 2]);
 }
 
 #[test]
 fn a_range_is_written_once_in_a_cycle() {
     let chain = Chain::new().copies([0, 1, 0, 2]);
-    assert_eq!(applied(&plan(&manifest(COPYING), chain.found)), [1, 2]);
+    assert_eq!(applied(&planned(COPYING, chain.found)), [1, 2]);
 }
 
 #[test]
@@ -128,17 +149,14 @@ fn a_part_of_a_delta_waits_for_its_barrier_while_the_disk_is_consistent() {
             .seal(Kind::Delta, (0, 1), false)
             .seal(Kind::Delta, (1, 2), false)
     };
-    assert_eq!(plan(&manifest(CONSISTENT), parts().found), Plan::Wait);
+    assert_eq!(planned(CONSISTENT, parts().found), Plan::Wait);
     let whole = parts().seal(Kind::Delta, (2, 3), true);
+    assert_eq!(applied(&planned(CONSISTENT, whole.found)), [1, 2, 3]);
     assert_eq!(
-        applied(&plan(&manifest(CONSISTENT), whole.found)),
-        [1, 2, 3]
-    );
-    assert_eq!(
-        applied(&plan(
-            &manifest(Head::Applying {
+        applied(&planned(
+            Head::Applying {
                 target: Sequence::new(1)
-            }),
+            },
             parts().found
         )),
         [1, 2]
@@ -151,27 +169,45 @@ fn parts_of_a_delta_that_a_copy_follows_wait_for_no_barrier() {
         .seal(Kind::Delta, (0, 1), false)
         .seal(Kind::Delta, (1, 2), false)
         .seal(Kind::Copy, (2, 3), false);
-    assert_eq!(
-        applied(&plan(&manifest(CONSISTENT), chain.found)),
-        [1, 2, 3]
-    );
+    assert_eq!(applied(&planned(CONSISTENT, chain.found)), [1, 2, 3]);
 }
 
 #[test]
 fn a_missing_seal_is_a_gap_only_where_it_is_reached() {
     let mut chain = Chain::new().copies([0, 1, 2]);
     chain.found.remove(1);
-    assert_eq!(applied(&plan(&manifest(COPYING), chain.found.clone())), [1]);
+    assert_eq!(applied(&planned(COPYING, chain.found.clone())), [1]);
     chain.found.remove(0);
-    assert_eq!(
-        plan(&manifest(COPYING), chain.found),
-        Plan::Gap(Sequence::new(3))
-    );
+    assert_eq!(planned(COPYING, chain.found), Plan::Gap(Sequence::new(3)));
 }
 
 #[test]
 fn seals_of_a_retired_chain_are_passed_over() {
     let mut other = Chain::new().copies([0]);
     other.found[0].seal.chain = ChainId::from_random(9);
-    assert_eq!(plan(&manifest(COPYING), other.found), Plan::Nothing);
+    assert_eq!(planned(COPYING, other.found), Plan::Nothing);
+}
+
+#[test]
+fn no_more_seals_are_held_than_their_bytes_allow_and_a_delta_of_them_does_not_wait() {
+    let longest = Seal::LENGTH_MAX;
+    let delta = || {
+        (0..40).fold(Chain::new(), |chain, at| {
+            chain.seal(Kind::Delta, (at, at + 1), false)
+        })
+    };
+    let manifest = manifest(CONSISTENT);
+    let ahead = looked_ahead(&manifest, delta().found, longest);
+    let held = ahead.found().len() * longest;
+    assert!(held < AHEAD_BYTES + longest, "{held} bytes are held");
+    assert!(matches!(plan(&manifest, ahead), Plan::Apply(_)));
+    assert_eq!(planned(CONSISTENT, delta().found), Plan::Wait);
+}
+
+#[test]
+fn of_a_copy_no_more_is_read_than_one_cycle_brings() {
+    let chain = Chain::new().copies(0..200);
+    let ahead = looked_ahead(&manifest(COPYING), chain.found, STORED);
+    assert_eq!(ahead.found().len(), 8);
+    assert_eq!(ahead.end(), Sequence::new(9));
 }

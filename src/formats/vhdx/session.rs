@@ -27,6 +27,8 @@ use crate::formats::error::{Error, Kind, Result};
 use crate::formats::source::Source;
 use crate::formats::vhdx::header::Headers;
 use crate::formats::vhdx::log::{self, FIRST_DESCRIPTORS, SECTOR};
+use crate::formats::vhdx::overlay::Patches;
+use crate::formats::vhdx::replay;
 use crate::units::{MIB, to_u64};
 
 /// Pages that one change of one block makes at most: its entry's, its bitmap's entry's, and all bits of 256 MiB.
@@ -66,6 +68,15 @@ impl Session {
                 half: 0,
             },
         }
+    }
+
+    /// Puts the log that an earlier session left into the file, and leaves no log. The file is changed first: it is not
+    /// what it was. The log stays named until what it says is on stable storage; a crash in between replays it again.
+    pub(super) fn apply_log(&mut self, source: &Source, patches: &Patches) -> Result<()> {
+        self.change_file(source)?;
+        replay::apply(source, patches)?;
+        self.headers
+            .update(source, |next| next.log_guid = Uuid::nil())
     }
 
     /// Step 0 for a change that no guest can see.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use site_recovery::formats::file::ImageFile as _;
 use site_recovery::formats::info::Format;
-use site_recovery::formats::{Image, Kind, Result};
+use site_recovery::formats::{Image, Kind, Merge, OpenOptions, Result};
 use site_recovery::units::ByteRange;
 
 use crate::formats::support::{
@@ -292,4 +292,30 @@ fn random_bytes_are_no_image() {
         // Only where raw is allowed, and the file claims to be nothing else.
         assert!(image.is_err() || image.unwrap().info().format == Format::Raw);
     }
+}
+
+/// A chain whose child has a log to apply, over a disk that is not its parent.
+fn with_a_wrong_parent(shape: Shape) -> [Arc<CrashDisk>; 2] {
+    let other = CrashDisk::new();
+    new_disk(&other, shape, SIZE);
+    [victim(shape)[0].copy(), other]
+}
+
+#[test]
+fn a_child_over_a_wrong_parent_is_not_changed_by_opening_it_for_writing() {
+    let shape = SHAPES[4];
+    let alone = open(&[victim(shape)[0].copy()]).unwrap();
+    assert!(
+        alone.info().log_replayed,
+        "there is a log that opening could apply"
+    );
+    let chain = with_a_wrong_parent(shape);
+    let before = chain.each_ref().map(|disk| disk.bytes());
+    let refused = open_writable(&chain).map(drop).unwrap_err();
+    assert_eq!(refused.kind(), Kind::BrokenChain);
+    let sources = chain.each_ref().map(|disk| disk.source("disk"));
+    let [child, parent] = sources;
+    let refused = Merge::open_sources(child, vec![parent], &OpenOptions::default());
+    assert_eq!(refused.map(drop).unwrap_err().kind(), Kind::BrokenChain);
+    assert!(before == chain.each_ref().map(|disk| disk.bytes()));
 }

@@ -10,8 +10,8 @@ use site_recovery::blob::error::Operation;
 use site_recovery::blob::faulty::Faults;
 use site_recovery::blob::faulty::container::FaultyContainer;
 use site_recovery::blob::faulty::rule::{Calls, Effect, Failure, Rule};
-use site_recovery::datapath::inbox::Inbox;
 use site_recovery::datapath::worker::Worker;
+use site_recovery::datapath::{inbox, plan};
 use site_recovery::engine::ledger::Store;
 use site_recovery::engine::phase::Phase;
 use site_recovery::replica::manifest::Head;
@@ -21,7 +21,7 @@ use site_recovery::units::{Clock, Sequence, SystemClock};
 use super::world::{Running, World};
 
 const MIB: usize = 1 << 20;
-const SIZE: usize = 48 * MIB;
+const SIZE: usize = 84 * MIB;
 /// How often a data path looks that nobody wakes.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -65,10 +65,12 @@ async fn cut_off_after(world: &World, worker: &mut Worker, parts: u64) {
     let mut engine = world.start_with(with_seals(world, parts).await);
     engine.wait_for_trouble().await;
     drop(engine);
-    let inbox = Inbox::list(&world.cloud).await.unwrap();
-    let found = inbox.read_ahead(&world.cloud, before).await.unwrap();
-    assert_eq!(found.len() as u64, parts);
-    assert!(found.iter().all(|found| found.seal.barrier.is_none()));
+    let manifest = world.manifest().await;
+    let ahead = inbox::read_ahead(&world.cloud, &manifest, before.next()).await;
+    let ahead = ahead.unwrap();
+    assert_eq!(ahead.found().len() as u64, parts);
+    let barrier = |found: &plan::Found| found.seal.barrier.is_some();
+    assert!(!ahead.found().iter().any(barrier));
     // The data path waits for the barrier, and keeps the point's state meanwhile.
     world.apply_all(worker).await;
     let manifest = world.manifest().await;

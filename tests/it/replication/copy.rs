@@ -1,7 +1,7 @@
 //! The first copy, from an empty replica to its first recovery point.
 
 use rand::{RngExt as _, SeedableRng, rngs::StdRng};
-use site_recovery::datapath::inbox::Inbox;
+use site_recovery::datapath::inbox;
 use site_recovery::engine::phase::Phase;
 use site_recovery::replica::manifest::Head;
 use site_recovery::replica::seal::KEPT_MAX;
@@ -86,10 +86,11 @@ async fn the_data_path_can_keep_every_seal_of_a_copy() {
     let mut engine = world.start().await;
     engine.wait_until_replicating().await;
     // Then no seal has more than what is read only once.
-    let inbox = Inbox::list(&world.cloud).await.unwrap();
-    let found = inbox.read_ahead(&world.cloud, Sequence::ZERO).await;
-    let lengths: Vec<u64> = found
+    let (manifest, first) = (world.manifest().await, Sequence::ZERO.next());
+    let ahead = inbox::read_ahead(&world.cloud, &manifest, first).await;
+    let lengths: Vec<u64> = ahead
         .unwrap()
+        .found()
         .iter()
         .map(|found| found.seal.length())
         .collect();

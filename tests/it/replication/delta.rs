@@ -200,3 +200,24 @@ async fn a_comparison_that_is_interrupted_at_any_point_comes_to_its_end() {
     world.assert_all_points_are_what_was_frozen().await;
     world.assert_point_is_what_was_frozen().await;
 }
+
+#[tokio::test]
+async fn a_disk_that_changed_by_half_is_compared_instead_of_sent() {
+    let (world, mut engine) = protected().await;
+    // Given writes over most of a disk that leave it as it was, but for one block
+    let before = world.model.content(0);
+    world.model.write(0, 0, &before);
+    world.model.write(0, MIB, &[3; 4096]);
+    engine.synchronize.notify_one();
+    engine
+        .wait_for(|phase| matches!(phase, Phase::ResyncRequired { .. }))
+        .await;
+    let demand = engine.observed.borrow().demand.clone().unwrap();
+    assert_eq!(demand.reason.code, Code::TooManyChanges);
+    drop(engine);
+    let mut engine = world.start_as(|options| options.resynchronize = true).await;
+    engine.wait_until_replicating().await;
+    world.apply_all(&mut world.worker()).await;
+    world.assert_point_is_what_was_frozen().await;
+    assert!(engine.sent() < 200_000, "{} bytes", engine.sent());
+}

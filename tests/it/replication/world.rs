@@ -19,11 +19,11 @@ use site_recovery::engine::throttle::Throttle;
 use site_recovery::engine::{Engine, Observation, Options};
 use site_recovery::host::{BootGeneration, Hypervisor};
 use site_recovery::ids::{ChainId, DiskId, DiskSlot, ReplicaId, random};
-use site_recovery::replica::fence::{Fence, MachineDescription, Side};
+use site_recovery::replica::fence::{DescribedDisk, Fence, MachineDescription, Side};
 use site_recovery::replica::manifest::{Manifest, Point};
 use site_recovery::replica::names::{self, Prefix};
 use site_recovery::replica::seal::Writer;
-use site_recovery::units::{ByteRange, Clock, Generation, SystemClock};
+use site_recovery::units::{ByteRange, Clock, Generation, SystemClock, to_u64};
 use tempfile::TempDir;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
@@ -114,12 +114,25 @@ impl World {
                 secure_boot: false,
                 guest_os: None,
                 network_adapters: Vec::new(),
-                disks: Vec::new(),
+                disks: self.described_disks(),
             },
         };
         documents::create(self.cloud.replica.as_ref(), names::FENCE, fence)
             .await
             .unwrap();
+    }
+
+    fn described_disks(&self) -> Vec<DescribedDisk> {
+        let disks = self.disks.iter().enumerate();
+        disks
+            .map(|(number, (id, slot))| DescribedDisk {
+                id: id.clone(),
+                slot: slot.clone(),
+                identifier: None,
+                size: to_u64(self.model.content(number).len()),
+                boot: number == 0,
+            })
+            .collect()
     }
 
     /// The replica's containers as an agent reaches them: create, read and list; read and list.
