@@ -27,6 +27,7 @@ pub mod vm;
 pub mod watch;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, Client, ResourceExt};
@@ -104,6 +105,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Faul
         name: config.lease_name.clone(),
         identity: config.identity.clone(),
     };
+    let (datapath, replicas) = DataPath::new(config.datapath_concurrency, config.clock.clone());
+    let datapath = Arc::new(datapath);
     let made = Made {
         client: config.client,
         namespaces: config.namespaces,
@@ -111,26 +114,51 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Faul
         ambient_namespaces: config.ambient_namespaces,
         identity: config.identity,
         concurrency: config.concurrency,
-        datapath_concurrency: config.datapath_concurrency,
+        datapath: datapath.clone(),
         clock: config.clock.clone(),
         cluster,
         metrics: metrics.clone(),
         registry,
     };
-    let lead = made.lead_when(leading, parts.child_token());
-    let elected = election.run(config.clock.as_ref(), &leads, &shutdown);
-    let result = tokio::select! {
-        result = elected => result.map_err(|error| Fault::of(Code::Internal, &error)),
-        () = lead => Ok(()),
+    let stop = parts.child_token();
+    let mut lead = Box::pin(made.lead_when(leading, replicas, stop.clone()));
+    let elected = tokio::select! {
+        elected = election.run(config.clock.as_ref(), &leads, &shutdown) => elected,
+        () = &mut lead => Ok(()),
     };
+    // In this order: when another replica may begin, nothing of this one commands any more.
+    stop.cancel();
+    let grace = match &elected {
+        Ok(()) => leader::GRACE,
+        Err(_) => Duration::ZERO,
+    };
+    stand_down(lead, grace, &datapath).await;
+    leads.send_replace(false);
     metrics.set_leader(false);
+    if elected.is_ok() {
+        election.release().await;
+    }
     parts.cancel();
     for part in [gateway, probes] {
         if let Err(error) = part.await {
             tracing::error!(%error, "a part of the controller did not end well");
         }
     }
-    result
+    elected.map_err(|error| Fault::of(Code::Internal, &error))
+}
+
+/// Lets the reconcilers, which were told to stop, end what they have begun, for `grace` at most; then ends them and the
+/// data path where they stand. What was sent and not answered is fenced in storage.
+async fn stand_down(lead: impl Future<Output = ()>, grace: Duration, datapath: &DataPath) {
+    if tokio::time::timeout(grace, lead).await.is_err() && !grace.is_zero() {
+        tracing::warn!("a reconcile is cut off: it did not end in time");
+    }
+    if tokio::time::timeout(leader::ENDING, datapath.end())
+        .await
+        .is_err()
+    {
+        tracing::warn!("the data path does not end in time");
+    }
 }
 
 /// The UID of the cluster: that of its kube-system namespace.
@@ -155,7 +183,7 @@ struct Made {
     ambient_namespaces: Vec<String>,
     identity: String,
     concurrency: u16,
-    datapath_concurrency: usize,
+    datapath: Arc<DataPath>,
     clock: Arc<dyn Clock>,
     cluster: String,
     metrics: Arc<Metrics>,
@@ -163,20 +191,24 @@ struct Made {
 }
 
 impl Made {
-    /// Waits for leadership, then reconciles until it is dropped or `stop` is cancelled.
-    async fn lead_when(self, mut leading: channel::Receiver<bool>, stop: CancellationToken) {
-        if leading.wait_for(|leads| *leads).await.is_err() {
-            return std::future::pending().await;
+    /// Waits for leadership, then reconciles until `stop` is cancelled and what was begun has ended.
+    async fn lead_when(
+        self,
+        mut leading: channel::Receiver<bool>,
+        replicas: mpsc::UnboundedReceiver<ReplicaId>,
+        stop: CancellationToken,
+    ) {
+        tokio::select! {
+            leads = leading.wait_for(|leads| *leads) => if leads.is_err() { return },
+            () = stop.cancelled() => return,
         }
         tracing::info!("leads");
         self.metrics.set_leader(true);
-        let (datapath, replicas) = DataPath::new(self.datapath_concurrency, self.clock.clone());
-        self.reconcile(datapath, replicas, stop).await;
+        self.reconcile(replicas, stop).await;
     }
 
     async fn reconcile(
         self,
-        datapath: DataPath,
         replicas: mpsc::UnboundedReceiver<ReplicaId>,
         stop: CancellationToken,
     ) {
@@ -201,7 +233,7 @@ impl Made {
             opener,
             cluster: self.cluster,
             registry: self.registry,
-            datapath,
+            datapath: self.datapath,
             metrics: self.metrics,
             pace: status::Pace::default(),
             sites: Objects { stores: sites },
@@ -223,5 +255,28 @@ impl Made {
             watch::follow_datapath(context.clone(), replicas, stop.clone()),
             orphans::sweep(context, stop),
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::units::SystemClock;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reconcile_that_does_not_end_is_cut_off_before_the_lead_is_given_away() {
+        let (datapath, _replicas) = DataPath::new(1, Arc::new(SystemClock));
+        let (running, mut seen) = mpsc::channel::<()>(1);
+        let endless = async move {
+            let _running = running;
+            std::future::pending::<()>().await;
+        };
+        let began = tokio::time::Instant::now();
+
+        stand_down(endless, leader::GRACE, &datapath).await;
+
+        let ended = Err(mpsc::error::TryRecvError::Disconnected);
+        assert_eq!(seen.try_recv(), ended, "it still runs");
+        assert!(began.elapsed() <= leader::GRACE + leader::ENDING);
     }
 }

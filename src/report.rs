@@ -193,13 +193,13 @@ impl fmt::Display for Fault {
     }
 }
 
-/// An error and its causes on one line. A cause that the line already ends with is not repeated.
+/// An error and its causes on one line. A cause that the line already says is not repeated.
 pub fn chain(error: &dyn Error) -> String {
     let mut line = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {
         let said = cause.to_string();
-        if !line.ends_with(&said) {
+        if !line.contains(&said) {
             line.push_str(": ");
             line.push_str(&said);
         }
@@ -219,6 +219,16 @@ mod tests {
         struct Outer(#[source] std::io::Error);
         let error = Outer(std::io::Error::other("disk on fire"));
         assert_eq!(chain(&error), "cannot open a.vhdx: disk on fire");
+    }
+
+    #[test]
+    fn a_cause_that_is_said_in_the_middle_is_not_repeated() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("no configuration (file: {0}), nor a service account")]
+        struct Outer(#[source] std::io::Error);
+        let error = Outer(std::io::Error::other("no such file"));
+        let said = "no configuration (file: no such file), nor a service account";
+        assert_eq!(chain(&error), said);
     }
 
     #[test]

@@ -205,6 +205,7 @@ impl Replica {
         let fence = Fence {
             replica: id,
             generation: Generation::new(1),
+            term: 0,
             epoch: 0,
             active_side: ActiveSide::OnPremises,
             active_run: None,

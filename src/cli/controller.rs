@@ -12,6 +12,7 @@ use crate::blob::http::Http;
 use crate::cli;
 use crate::controller::{self, Config};
 use crate::datapath::runner;
+use crate::report;
 use crate::shutdown;
 use crate::tls::ServerTls;
 use crate::units::SystemClock;
@@ -92,9 +93,11 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 async fn configured(args: Args) -> anyhow::Result<Config> {
-    let client = kube::Client::try_default()
-        .await
-        .context("cannot find the API server")?;
+    let client = kube::Client::try_default().await;
+    // Its errors say their causes themselves, and have them as causes, too.
+    let client = client.map_err(|error| {
+        anyhow::anyhow!("cannot find the API server: {}", report::chain(&error))
+    })?;
     let tls = ServerTls::new(args.certificates);
     tls.check()?;
     let listen = async |what: &str, address: SocketAddr| {

@@ -22,6 +22,9 @@ use crate::secret::Secret;
 
 /// How long the API server may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a look at an account is tried: whoever waits for it is told soon what does not answer. What applies logs
+/// has the patience of the storage client.
+const PATIENCE: Duration = Duration::from_secs(15);
 /// The key of a Secret that holds an account key.
 const ACCOUNT_KEY: &str = "accountKey";
 /// The key of a Secret that holds a client secret.
@@ -40,7 +43,10 @@ pub struct Opener {
 /// A storage account, and what it was opened with: equal if nothing changed.
 #[derive(Clone)]
 pub struct Opened {
+    /// For looks: it gives up soon.
     pub account: Arc<dyn Account>,
+    /// For the data path.
+    pub patient: Arc<dyn Account>,
     pub fingerprint: blake3::Hash,
 }
 
@@ -67,9 +73,15 @@ impl Opener {
         if let Some(open) = open.filter(|open| open.fingerprint == fingerprint) {
             return Ok(open.clone());
         }
-        let account: Arc<dyn Account> = Arc::new(self.account(namespace, azure, secret)?);
+        let looks = Options {
+            patience: PATIENCE,
+            ..self.options.clone()
+        };
+        let account = self.account(namespace, azure, secret.clone(), looks)?;
+        let patient = self.account(namespace, azure, secret, self.options.clone())?;
         Ok(Opened {
-            account,
+            account: Arc::new(account),
+            patient: Arc::new(patient),
             fingerprint,
         })
     }
@@ -79,9 +91,9 @@ impl Opener {
         namespace: &str,
         azure: &AzureTarget,
         secret: Option<Secret>,
+        options: Options,
     ) -> Result<AccountClient, Fault> {
         let endpoint = endpoint(azure)?;
-        let options = self.options.clone();
         let Credentials {
             type_, client_id, ..
         } = &azure.credentials;

@@ -37,7 +37,7 @@ pub struct Context {
     /// The UID of this cluster.
     pub cluster: String,
     pub registry: Arc<Registry>,
-    pub datapath: DataPath,
+    pub datapath: Arc<DataPath>,
     pub events: Events,
     pub metrics: Arc<Metrics>,
     pub pace: Pace,

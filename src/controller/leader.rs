@@ -3,7 +3,7 @@
 //! ```text
 //! standby ── the lease is free, released, or unchanged for its duration by our clock ──► leader
 //! leader ── renewed every 5 s; not renewed for 10 s, or taken by another ──► the process ends
-//!        └─ told to stop ──► releases the lease
+//!        └─ told to stop ──► stops what commands, then releases the lease
 //! ```
 //! Another's clock is never believed: a lease has expired when we have seen it unchanged for its duration. A leader stops
 //! commanding before anybody else may begin; what it has under way then is fenced in storage.
@@ -31,6 +31,11 @@ const RENEW: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_secs(2);
 /// How long one request may take.
 const REQUEST: Duration = Duration::from_secs(4);
+
+/// How long a leader that is told to stop lets end what it has begun.
+pub const GRACE: Duration = Duration::from_secs(3);
+/// How long it may take until nothing runs any more that was not let end.
+pub const ENDING: Duration = Duration::from_secs(1);
 
 /// Who takes part in an election.
 pub struct Election {
@@ -102,17 +107,18 @@ fn taken(lease: Option<Lease>, election: &Election, action: Action, now: Timesta
 }
 
 impl Election {
-    /// Takes part until `shutdown`, and then releases the lease; `leader` says whether this replica leads.
+    /// Takes part until `shutdown`; `leader` is told when this replica leads. The lease is still held then: it is
+    /// [released](Self::release) once nothing commands any more.
     ///
     /// # Errors
     /// [`Lost`] once it has led and does not any more.
     pub async fn run(
-        self,
+        &self,
         clock: &dyn Clock,
         leader: &watch::Sender<bool>,
         shutdown: &CancellationToken,
     ) -> Result<(), Lost> {
-        let api: Api<Lease> = Api::namespaced(self.client.clone(), &self.namespace);
+        let api = self.api();
         let mut seen: (Option<String>, Instant) = (None, Instant::now());
         let mut renewed: Option<Instant> = None;
         loop {
@@ -120,7 +126,11 @@ impl Election {
             // Whoever leads stops asking, and waiting, in time to know that it has lost.
             let left = renewed.map(|at| DEADLINE.saturating_sub(at.elapsed()));
             let patience = left.map_or(REQUEST, |left| REQUEST.min(left));
-            let result = tokio::time::timeout(patience, self.turn(&api, clock, &mut seen)).await;
+            let turn = tokio::time::timeout(patience, self.turn(&api, clock, &mut seen));
+            let result = tokio::select! {
+                result = turn => result,
+                () = shutdown.cancelled() => return Ok(()),
+            };
             match result {
                 Ok(Ok(true)) => {
                     renewed = Some(began);
@@ -152,15 +162,27 @@ impl Election {
                 renewed.map_or(pause, |at| pause.min(DEADLINE.saturating_sub(at.elapsed())));
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
-                () = shutdown.cancelled() => break,
+                () = shutdown.cancelled() => return Ok(()),
             }
         }
-        if renewed.is_some() {
-            leader.send_replace(false);
-            // If it cannot be released, it expires.
-            let _ = tokio::time::timeout(REQUEST, self.release(&api)).await;
+    }
+
+    /// Gives the lease up if this replica holds it, so that another need not wait for its end.
+    pub async fn release(&self) {
+        match tokio::time::timeout(REQUEST, self.give_up(&self.api())).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::warn!(
+                    error = crate::report::chain(&error),
+                    "the lease expires by itself"
+                );
+            }
+            Err(_) => tracing::warn!("the lease expires by itself: the API server does not answer"),
         }
-        Ok(())
+    }
+
+    fn api(&self) -> Api<Lease> {
+        Api::namespaced(self.client.clone(), &self.namespace)
     }
 
     /// Looks at the lease and takes or renews it if it may: whether this replica holds it then.
@@ -193,7 +215,7 @@ impl Election {
         }
     }
 
-    async fn release(&self, api: &Api<Lease>) -> Result<(), kube::Error> {
+    async fn give_up(&self, api: &Api<Lease>) -> Result<(), kube::Error> {
         let Some(mut lease) = api.get_opt(&self.name).await? else {
             return Ok(());
         };
@@ -244,5 +266,9 @@ mod tests {
             "a renewal that hangs ends before others may take over"
         );
         assert!(RENEW + REQUEST < DEADLINE);
+        assert!(
+            DEADLINE + GRACE + ENDING < DURATION,
+            "what a leader has begun ends before others may take over"
+        );
     }
 }

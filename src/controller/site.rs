@@ -1,6 +1,7 @@
 //! Reconciles a `HyperVSite`: may the account be used, does this cluster act, are the agents there, how are the VMs.
 
 pub mod handle;
+pub mod ownership;
 pub mod report;
 
 use std::collections::HashMap;
@@ -10,26 +11,27 @@ use std::time::Duration;
 use kube::runtime::controller::Action;
 
 use crate::api::hyperv_site::{HyperVSite, HyperVSiteStatus, RefusedAgent, VirtualMachineCounts};
+use crate::api::quantity;
 use crate::api::time::Time;
 use crate::api::vm_status::{Health, ReplicationState};
-use crate::api::{annotation, quantity};
 use crate::blob::Account;
 use crate::controller::accounts::Opened;
 use crate::controller::context::{Context, name_of};
-use crate::controller::documents::{self, Held};
 use crate::controller::gateway::host_state::{HostState, Link};
 use crate::controller::gateway::refusals::Claimant;
 use crate::controller::site::handle::{SiteHandle, SiteView};
+use crate::controller::site::ownership::Settled;
 use crate::controller::site::report::{Facts, Host, Owner};
 use crate::controller::unsupported;
 use crate::ids::{HostName, ObjectName, OperationId};
 use crate::replica::names::{self, Prefix};
-use crate::replica::owner;
 use crate::report::{Code, Fault};
 use crate::wire::{HostCommand, Settings};
 
 /// How often a site is looked at without anything having happened.
 const LOOK: Duration = Duration::from_secs(60);
+/// How long storage may take to answer before an object that says nothing yet says that it waits for that.
+const FIRST: Duration = Duration::from_secs(3);
 /// How often the account's kind is asked for.
 const ACCOUNT_LOOK: Duration = Duration::from_secs(1800);
 
@@ -65,30 +67,71 @@ pub async fn reconcile(site: &HyperVSite, context: &Context, memory: &mut SiteMe
         };
         context.site_status.forget(&name);
     }
-    let found = look(site, &name, context, memory).await;
     let unsupported = unsupported::of_site(&site.spec);
+    let found = {
+        let mut looking = std::pin::pin!(look(site, &name, context, memory));
+        match tokio::time::timeout(FIRST, &mut looking).await {
+            Ok(found) => found,
+            Err(_) => {
+                say_what_is_awaited(site, &name, context, &unsupported).await;
+                looking.await
+            }
+        }
+    };
     let hosts = hosts(site, &name, context);
+    let facts = facts(&name, context, &found, &hosts, &unsupported);
+    show(&name, context, memory, &facts);
+    tell_settings(site, &hosts, memory).await;
+    write_status(site, &name, context, &facts).await;
+    // Spread over time, so that many sites are not looked at in the same second.
+    Action::requeue(LOOK.mul_f64(rand::random_range(0.9..1.1)))
+}
+
+/// Says of a site that has not said anything of its present spec what it waits for.
+async fn say_what_is_awaited(
+    site: &HyperVSite,
+    name: &ObjectName,
+    context: &Context,
+    unsupported: &[&'static str],
+) {
+    let found = site.status.clone().unwrap_or_default();
+    let (last, _) = context.site_status.last(name, &found);
+    if Some(last.observed_generation) == site.metadata.generation {
+        return;
+    }
+    let awaited = Found {
+        credentials: Ok(()),
+        account: None,
+        owner: Owner::Unknown,
+    };
+    let hosts = hosts(site, name, context);
+    let facts = facts(name, context, &awaited, &hosts, unsupported);
+    write_status(site, name, context, &facts).await;
+}
+
+fn facts<'a>(
+    name: &ObjectName,
+    context: &Context,
+    found: &'a Found,
+    hosts: &'a [(HostName, Option<Arc<HostState>>)],
+    unsupported: &'a [&'static str],
+) -> Facts<'a> {
     let listed: Vec<HostName> = hosts.iter().map(|(name, _)| name.clone()).collect();
-    let facts = Facts {
+    Facts {
         hosts: hosts
             .iter()
             .map(|(name, state)| host(name, state.as_deref()))
             .collect(),
-        refused: refused(&name, &listed, context),
+        refused: refused(name, &listed, context),
         credentials: found.credentials.as_ref().copied(),
         account: found
             .account
             .as_ref()
             .map(|account| account.as_ref().copied()),
         owner: found.owner.clone(),
-        counts: counts(&name, context),
-        unsupported: &unsupported,
-    };
-    show(&name, context, memory, &facts);
-    tell_settings(site, &hosts, memory).await;
-    write_status(site, &name, context, &facts).await;
-    // Spread over time, so that many sites are not looked at in the same second.
-    Action::requeue(LOOK.mul_f64(rand::random_range(0.9..1.1)))
+        counts: counts(name, context),
+        unsupported,
+    }
 }
 
 /// Opens the account, makes sure that it can hold replicas, and finds out who acts.
@@ -166,27 +209,22 @@ async fn use_account(
         .create_container(&container)
         .await
         .map_err(|error| error.fault())?;
-    let (owner, took_over) =
-        settle_owner(site, name, context, opened.account.as_ref(), &container).await?;
-    if owner != Owner::Ours {
-        memory.handle = None;
-        return Ok(owner);
-    }
+    let fences = memory.handle.as_ref().map_or(0, |handle| handle.fences());
+    let account = opened.account.as_ref();
+    let term = match ownership::settle(site, name, context, account, &container, fences).await? {
+        Settled::Ours { term } => term,
+        Settled::Other(owner) => {
+            memory.handle = None;
+            return Ok(owner);
+        }
+    };
     memory.handle = Some(match memory.handle.take() {
-        Some(handle) if handle.fingerprint == opened.fingerprint => handle,
-        Some(handle) => Arc::new(handle.reopened(opened.account.clone(), opened.fingerprint)),
+        Some(handle) if handle.fingerprint == opened.fingerprint && handle.term == term => handle,
+        Some(handle) => Arc::new(handle.reopened(opened, term)),
         None => {
             let records =
                 handle::read_records(opened.account.container(&container).as_ref()).await?;
-            let (account, fingerprint) = (opened.account.clone(), opened.fingerprint);
-            Arc::new(SiteHandle::new(
-                name.clone(),
-                account,
-                prefix,
-                fingerprint,
-                took_over,
-                records,
-            ))
+            Arc::new(SiteHandle::new(name.clone(), opened, prefix, term, records))
         }
     });
     Ok(Owner::Ours)
@@ -199,57 +237,6 @@ async fn check_account(account: &dyn Account) -> Result<(), Fault> {
         Some(fault) => Err(fault),
         None => Ok(()),
     }
-}
-
-/// Claims, renews or takes over the site, or stands back: who acts then, and whether another did before.
-async fn settle_owner(
-    site: &HyperVSite,
-    name: &ObjectName,
-    context: &Context,
-    account: &dyn Account,
-    container: &str,
-) -> Result<(Owner, bool), Fault> {
-    let container = account.container(container);
-    let us = owner::Owner {
-        cluster: context.cluster.clone(),
-        site: name.clone(),
-    };
-    let held: Option<Held<owner::Owner>> =
-        documents::load(container.as_ref(), names::OWNER).await?;
-    let seen = held.as_ref().map(|held| owner::Seen {
-        owner: held.value.clone(),
-        last_modified: held.last_modified,
-        now: held.date,
-    });
-    let take_over = site
-        .metadata
-        .annotations
-        .as_ref()
-        .and_then(|all| all.get(annotation::TAKE_OVER));
-    let action = owner::decide(&us, seen.as_ref(), take_over.map(String::as_str));
-    match (&action, &held) {
-        (owner::Action::Hold, _) => {}
-        (owner::Action::StandBack { cluster, silent }, _) => {
-            return Ok((
-                Owner::Other {
-                    cluster: cluster.clone(),
-                    silent: *silent,
-                },
-                false,
-            ));
-        }
-        (_, Some(held)) => {
-            documents::replace(container.as_ref(), names::OWNER, held, us).await?;
-        }
-        (_, None) => {
-            documents::create(container.as_ref(), names::OWNER, us).await?;
-        }
-    }
-    let took_over = action == owner::Action::TakeOver;
-    if took_over {
-        tracing::warn!(site = %name, "took the site over from another cluster");
-    }
-    Ok((Owner::Ours, took_over))
 }
 
 fn hosts(
@@ -405,7 +392,6 @@ async fn write_status(site: &HyperVSite, name: &ObjectName, context: &Context, f
     let (last, _) = context.site_status.last(name, &found);
     let now: Time = context.clock.now().into();
     let status = report::status(facts, &last, generation, now);
-    announce(site, context, facts, &last, &status).await;
     if status == last {
         return;
     }
@@ -415,7 +401,10 @@ async fn write_status(site: &HyperVSite, name: &ObjectName, context: &Context, f
         .await
     {
         tracing::warn!(site = %name, %fault, "the status is written later");
+        return;
     }
+    // What changed is announced once it stands there: what is not written is found changed again.
+    announce(site, context, facts, &last, &status).await;
 }
 
 /// Events of what changed.

@@ -29,7 +29,7 @@ use crate::api::vm_status::{LastHandled, ProtectedVMStatus};
 use crate::controller::context::Context;
 use crate::controller::unsupported;
 use crate::controller::vm::gather::{Gathered, Knowledge};
-use crate::controller::vm::memory::VmMemory;
+use crate::controller::vm::memory::{Unwritten, VmMemory};
 use crate::controller::vm::report::details::{Details, DiskDetails};
 use crate::controller::vm::report::{Facts, quiet};
 use crate::controller::vm::step::{Step, Why};
@@ -65,12 +65,8 @@ pub async fn reconcile(
     let handled = handle_annotations(vm, &last, memory, context);
     let started = context.clock.now();
     let gathered = match gather::gather(vm, name, context, memory).await {
-        Ok(Knowledge::Enough(gathered)) => *gathered,
-        Ok(Knowledge::NotYet) => return Outcome::Again(Action::requeue(SOON)),
-        Err(fault) => {
-            tracing::warn!(vm = %name, %fault, "cannot look at the VM");
-            return Outcome::Again(Action::requeue(MOVING));
-        }
+        Knowledge::Enough(gathered) => *gathered,
+        Knowledge::NotYet => return Outcome::Again(Action::requeue(SOON)),
     };
     let step = step::next(&gathered.observed);
     if step == Step::Retain && waits_for_site(vm, &last, &gathered, started) {
@@ -83,7 +79,13 @@ pub async fn reconcile(
         if let Some((replica, _)) = memory.attached.take() {
             context.datapath.detach(&replica);
         }
+        say_unread(vm, context, memory).await;
         return Outcome::Gone;
+    }
+    if step == Step::Nothing(Why::Superseded)
+        && let Some(site) = &gathered.site
+    {
+        context.sites.touch(&site.name);
     }
     let trouble = worst_trouble(memory, &gathered);
     let unsupported = unsupported::of_vm(vm);
@@ -99,18 +101,33 @@ pub async fn reconcile(
     let generation = vm.metadata.generation.unwrap_or(0);
     let mut status = report::status(&facts, &last, generation, context.clock.now().into());
     status.last_handled = handled;
-    announce(vm, context, &unsupported, &last, &status).await;
-    if quiet::is_worth_writing(&last, &status, age)
-        && let Err(fault) = context
+    if quiet::is_worth_writing(&last, &status, age) {
+        if let Err(fault) = context
             .vm_status
             .write::<ProtectedVM>(&context.pace, name, &status)
             .await
-    {
-        tracing::warn!(vm = %name, %fault, "the status is written later");
-        return Outcome::Again(Action::requeue(SOON));
+        {
+            let pause = memory.unwritten.failed();
+            tracing::warn!(vm = %name, %fault, ?pause, "the status is written later");
+            return Outcome::Again(Action::requeue(pause));
+        }
+        memory.unwritten = Unwritten::default();
+        // What changed is announced once it stands there: what is not written is found changed again.
+        announce(vm, context, &unsupported, &last, &status).await;
     }
     tell_others(vm, name, context, &last, &status);
     Outcome::Again(again(step, acted, memory))
+}
+
+/// Says of a deletion that went on without the fence: everything in Azure stays as it is, whatever the fence says.
+async fn say_unread(vm: &ProtectedVM, context: &Context, memory: &VmMemory) {
+    if let Some(trouble) = memory.reading.trouble() {
+        let note = format!(
+            "replication was ended although the replica's fence cannot be read; everything in Azure stays: {}",
+            trouble.fault
+        );
+        context.events.warning(vm, "FenceUnreadable", &note).await;
+    }
 }
 
 /// Has the site looked at again, which counts its VMs, and the VMs that wait for this one's first copy to end.
@@ -222,6 +239,7 @@ fn handle_annotations(
         && last.state.is_some();
     if asked || (memory.generation.is_some() && memory.generation != vm.metadata.generation) {
         memory.failing.reset();
+        memory.reading.reset();
         if let Some((replica, _)) = &memory.attached {
             context.datapath.retry(replica);
         }
@@ -234,6 +252,7 @@ fn handle_annotations(
 /// The failure to show: one that needs a human before one that does not, the controller's own before others'.
 fn worst_trouble(memory: &VmMemory, gathered: &Gathered) -> Option<Trouble> {
     let own = memory.failing.trouble().cloned();
+    let reading = memory.reading.trouble().cloned();
     let agents = gathered
         .replication
         .as_ref()
@@ -242,7 +261,10 @@ fn worst_trouble(memory: &VmMemory, gathered: &Gathered) -> Option<Trouble> {
         .datapath
         .as_ref()
         .and_then(|observed| observed.trouble.clone());
-    let all: Vec<Trouble> = [own, agents, datapaths].into_iter().flatten().collect();
+    let all: Vec<Trouble> = [own, reading, agents, datapaths]
+        .into_iter()
+        .flatten()
+        .collect();
     let permanent = all
         .iter()
         .find(|trouble| class(trouble.fault.code) != Class::Recoverable);

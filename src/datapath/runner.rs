@@ -2,13 +2,17 @@
 //!
 //! ```text
 //! Working ── nothing more ──► Idle ── woken, or after a while ──► Working
-//!    └────── an error ──────► Waiting ── its time, or told to retry ─► Working
+//!    ├────── an error ──────► Waiting ── its time, or told to retry ─► Working
+//!    └────── a panic ───────► the same, with a new worker
 //! ```
 
+use std::any::Any;
 use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use jiff::Timestamp;
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
@@ -17,6 +21,7 @@ use crate::datapath::store::Store;
 use crate::datapath::worker::{Step, Worker};
 use crate::ids::ReplicaId;
 use crate::replica::manifest::Manifest;
+use crate::report::{Code, Fault};
 use crate::retry::{Attempts, Trouble};
 use crate::units::Clock;
 
@@ -45,7 +50,7 @@ pub struct DataPath {
 struct Attached {
     signals: Arc<Signals>,
     observed: watch::Receiver<Observation>,
-    _task: AbortOnDropHandle<()>,
+    task: AbortOnDropHandle<()>,
 }
 
 #[derive(Default)]
@@ -92,6 +97,19 @@ impl DataPath {
             .remove(replica);
     }
 
+    /// Ends all work where it stands, and returns when nothing of it runs any more.
+    pub async fn end(&self) {
+        let all: Vec<Attached> = {
+            let mut attached = self.attached.lock().unwrap_or_else(PoisonError::into_inner);
+            attached.drain().map(|(_, attached)| attached).collect()
+        };
+        all.iter().for_each(|attached| attached.task.abort());
+        for attached in all {
+            // It was cancelled, or had ended.
+            let _ = attached.task.await;
+        }
+    }
+
     /// Says that a replica's inbox has something new.
     pub fn wake(&self, replica: &ReplicaId) {
         self.signal(replica, |signals| signals.work.notify_one());
@@ -132,7 +150,7 @@ impl DataPath {
         Attached {
             signals,
             observed,
-            _task: AbortOnDropHandle::new(tokio::spawn(task.run())),
+            task: AbortOnDropHandle::new(tokio::spawn(task.run())),
         }
     }
 }
@@ -153,20 +171,37 @@ impl Task {
         let mut attempts = Attempts::default();
         loop {
             let started = self.clock.now();
-            match self.work().await {
+            match self.work_guarded().await {
                 Ok(()) => {
                     attempts.reset();
                     self.report(None);
                     self.wait_for_work().await;
                 }
-                Err(error) => {
-                    let (trouble, wait) = attempts.failed(error.fault(), started);
+                Err(fault) => {
+                    let (trouble, wait) = attempts.failed(fault, started);
                     tracing::warn!(replica = %self.store.id, fault = %trouble.fault, "cannot apply");
                     self.report(Some(trouble));
                     if self.wait_for_retry(started, wait).await {
                         attempts.reset();
                     }
                 }
+            }
+        }
+    }
+
+    /// Works, and reports a panic as what it is: this replica's trouble, and nobody else's. What the worker held then is
+    /// not believed any more.
+    async fn work_guarded(&mut self) -> Result<(), Fault> {
+        match AssertUnwindSafe(self.work()).catch_unwind().await {
+            Ok(result) => result.map_err(|error| error.fault()),
+            Err(panic) => {
+                self.worker = Worker::new(self.store.clone());
+                let message = format!(
+                    "the data path of replica {} panicked: {}",
+                    self.store.id,
+                    said(panic.as_ref())
+                );
+                Err(Fault::new(Code::Internal, message))
             }
         }
     }
@@ -188,6 +223,11 @@ impl Task {
         let manifest = self.worker.manifest();
         let changed = self.publish.send_if_modified(|observation| {
             let looked = observation.looked || trouble.is_none();
+            // A worker that has failed before it looked does not know better than what was seen before.
+            let manifest = match &trouble {
+                Some(_) => manifest.or(observation.manifest.as_deref()),
+                None => manifest,
+            };
             let same = observation.manifest.as_deref() == manifest
                 && observation.trouble == trouble
                 && observation.looked == looked;
@@ -224,5 +264,100 @@ impl Task {
             () = self.signals.retry.notified() => true,
             () = tokio::time::sleep(wait.saturating_sub(passed)) => false,
         }
+    }
+}
+
+/// What a panic said.
+fn said(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("it does not say why")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+    use crate::blob::Account as _;
+    use crate::blob::client::Options;
+    use crate::blob::client::account::AccountClient;
+    use crate::blob::credential::AccountKey;
+    use crate::blob::endpoint::Endpoint;
+    use crate::blob::http::Http;
+    use crate::secret::Secret;
+    use crate::units::SystemClock;
+
+    /// A clock with which nobody can sign anything until it is mended.
+    #[derive(Default)]
+    struct BrokenClock {
+        mended: AtomicBool,
+    }
+
+    impl Clock for BrokenClock {
+        fn now(&self) -> Timestamp {
+            assert!(self.mended.load(Ordering::Relaxed), "the clock is broken");
+            SystemClock.now()
+        }
+    }
+
+    /// A replica where nobody listens.
+    fn store(clock: Arc<dyn Clock>, patience: Duration) -> Store {
+        // Another test of the process may have installed it.
+        drop(rustls::crypto::ring::default_provider().install_default());
+        let endpoint = Endpoint::parse("http://127.0.0.1:1/acct1").unwrap();
+        let key = AccountKey::new(&Secret::new("a2V5")).unwrap();
+        let options = Options {
+            patience,
+            clock,
+            ..Options::default()
+        };
+        let account = AccountClient::with_key(&Http::new(&[]).unwrap(), endpoint, key, options);
+        Store {
+            id: ReplicaId::from_random(crate::ids::random()),
+            inbox: account.container("inbox"),
+            replica: account.container("replica"),
+        }
+    }
+
+    async fn next_trouble(
+        datapath: &DataPath,
+        changes: &mut mpsc::UnboundedReceiver<ReplicaId>,
+    ) -> Trouble {
+        let replica = changes.recv().await.unwrap();
+        let observed = datapath.observe(&replica).unwrap();
+        assert!(!observed.looked, "nothing was seen");
+        observed.trouble.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_the_trouble_of_its_replica_which_goes_on_afterwards() {
+        let (datapath, mut changes) = DataPath::new(1, Arc::new(SystemClock));
+        let clock = Arc::new(BrokenClock::default());
+        let store = store(clock.clone(), Duration::ZERO);
+        let replica = store.id.clone();
+        datapath.attach(store);
+
+        let trouble = next_trouble(&datapath, &mut changes).await;
+        assert_eq!(trouble.fault.code, Code::Internal);
+        assert!(trouble.fault.message.contains("the clock is broken"));
+
+        clock.mended.store(true, Ordering::Relaxed);
+        datapath.retry(&replica);
+        let trouble = next_trouble(&datapath, &mut changes).await;
+        assert_eq!(trouble.fault.code, Code::StorageUnreachable);
+    }
+
+    #[tokio::test]
+    async fn work_that_is_ended_holds_nothing_any_more() {
+        let (datapath, _changes) = DataPath::new(1, Arc::new(SystemClock));
+        let store = store(Arc::new(SystemClock), Duration::from_secs(3600));
+        let (replica, held) = (store.id.clone(), Arc::downgrade(&store.replica));
+        datapath.attach(store);
+
+        datapath.end().await;
+
+        assert!(datapath.observe(&replica).is_none());
+        assert!(held.upgrade().is_none(), "a task still has the container");
     }
 }

@@ -17,6 +17,9 @@ pub struct Fence {
     pub replica: ReplicaId,
     /// Commands of a lower generation are refused.
     pub generation: Generation,
+    /// The owner's term in which the generation was raised last; see [`super::owner`].
+    #[serde(default)]
+    pub term: u64,
     /// Raised by every admitted run that is no test.
     pub epoch: u64,
     pub active_side: Side,
@@ -25,6 +28,18 @@ pub struct Fence {
     /// Points that a run needs: pruning leaves them.
     pub pinned: Vec<RecoveryPointId>,
     pub machine: MachineDescription,
+}
+
+impl Fence {
+    /// This fence after the owner of `term` has made sure that commands of before are refused.
+    #[must_use]
+    pub fn raised(&self, term: u64) -> Self {
+        Fence {
+            generation: self.generation.next(),
+            term,
+            ..self.clone()
+        }
+    }
 }
 
 /// The side that was last commanded active.

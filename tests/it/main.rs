@@ -11,6 +11,7 @@ mod crds;
 mod formats;
 mod hypervisor;
 mod lab_tools;
+mod leader;
 mod outside;
 mod protection;
 mod replication;

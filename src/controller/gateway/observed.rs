@@ -30,6 +30,7 @@ pub struct Observed {
 /// What the news changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Changes {
+    /// More of them than free space: it moves all the time, and who waits for it looks again by itself.
     pub machines: bool,
     /// Changed, new or gone.
     pub replications: Vec<ReplicaId>,
@@ -94,7 +95,7 @@ impl Observed {
             None => self.machines.clone(),
         };
         let changes = Changes {
-            machines: machines != self.machines,
+            machines: differ(self.machines.as_deref(), machines.as_deref()),
             replications: difference(&self.replications, &replications),
         };
         let observed = Observed {
@@ -117,6 +118,29 @@ impl Changes {
     }
 }
 
+/// Whether two observations of a host differ in more than free space.
+fn differ(before: Option<&HostObservation>, after: Option<&HostObservation>) -> bool {
+    match (before, after) {
+        (Some(before), Some(after)) => {
+            before != after && without_space(before) != without_space(after)
+        }
+        (None, None) => false,
+        (Some(_), None) | (None, Some(_)) => true,
+    }
+}
+
+fn without_space(host: &HostObservation) -> HostObservation {
+    let mut host = host.clone();
+    let disks = host
+        .machines
+        .iter_mut()
+        .flat_map(|machine| &mut machine.disks);
+    for volume in disks.filter_map(|disk| disk.volume.as_mut()) {
+        volume.free = 0;
+    }
+    host
+}
+
 type Replications = BTreeMap<ReplicaId, Arc<ReplicationObservation>>;
 
 fn difference(before: &Replications, after: &Replications) -> Vec<ReplicaId> {
@@ -134,6 +158,7 @@ mod tests {
     use proptest::prelude::{Strategy, proptest};
 
     use super::*;
+    use crate::host::{Backing, BootGeneration, Disk, Machine, PowerState, Volume};
     use crate::units::{Generation, Sequence};
     use crate::wire::observation::{Cycles, Phase};
 
@@ -192,6 +217,61 @@ mod tests {
         assert_eq!(held(&after), [(id(1), 1), (id(2), 9)]);
         let changed: BTreeSet<_> = changes.replications.into_iter().collect();
         assert_eq!(changed, BTreeSet::from([id(2), id(3)]));
+    }
+
+    fn with_free_space(bytes: u64, name: &str) -> HostObservation {
+        let disk = Disk {
+            slot: "scsi:0:0".parse().unwrap(),
+            backing: Backing::Vhdx,
+            path: "web.vhdx".to_owned(),
+            virtual_size: 1,
+            logical_sector: 512,
+            physical_sector: 4096,
+            identifier: None,
+            boot: true,
+            volume: Some(Volume {
+                name: "C:".to_owned(),
+                free: bytes,
+                size: 100,
+            }),
+            problem: None,
+        };
+        let machine = Machine {
+            id: "0f8fad5b-d9cb-469f-a165-70867728950e".parse().unwrap(),
+            name: name.to_owned(),
+            boot: BootGeneration::Gen2,
+            power: PowerState::Running,
+            busy: None,
+            processors: 2,
+            memory_mib: 4096,
+            secure_boot: false,
+            guest_os: None,
+            replicated_by: None,
+            disks: vec![disk],
+            network_adapters: Vec::new(),
+        };
+        HostObservation {
+            machines: vec![machine],
+            fault: None,
+        }
+    }
+
+    #[test]
+    fn free_space_that_moves_is_known_and_is_no_change_of_a_machine() {
+        let said = |revision, host| Observations {
+            host: Some(host),
+            ..news(FIRST, revision, &[], &[])
+        };
+        let nothing = Observed::nothing_of(FIRST);
+        let (before, _) = nothing.after(said(1, with_free_space(50, "web"))).unwrap();
+        let (after, changes) = before.after(said(2, with_free_space(10, "web"))).unwrap();
+        assert!(changes.is_empty());
+        let known = after.machines.as_ref().unwrap().machines[0].disks[0]
+            .volume
+            .clone();
+        assert_eq!(known.unwrap().free, 10);
+        let (_, changes) = after.after(said(3, with_free_space(10, "www"))).unwrap();
+        assert!(changes.machines);
     }
 
     #[test]

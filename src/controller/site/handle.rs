@@ -1,12 +1,14 @@
 //! A site that can be used: its storage, and the records of its VMs.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::{StreamExt, TryStreamExt};
 
 use crate::blob::parameters::Include;
 use crate::blob::{Account, Container, walk};
+use crate::controller::accounts::Opened;
 use crate::controller::documents::{self, Held};
 use crate::datapath::store::Store;
 use crate::ids::{ObjectName, ReplicaId, VmId};
@@ -32,85 +34,78 @@ pub enum SiteView {
 /// A site that this cluster acts for.
 pub struct SiteHandle {
     pub name: ObjectName,
+    /// For what is over soon.
     pub account: Arc<dyn Account>,
+    /// For the data path.
+    patient: Arc<dyn Account>,
     /// The site's own container.
     pub container: Arc<dyn Container>,
     pub prefix: Prefix,
     /// What the account was opened with; it changes when credentials do.
     pub fingerprint: blake3::Hash,
-    /// Whether another cluster acted before, whose commands may still be under way.
-    pub took_over: bool,
+    /// The owner's term: in an earlier one another cluster may have acted, whose commands may still be under way.
+    pub term: u64,
     records: Mutex<HashMap<ObjectName, Held<Record>>>,
-    /// Replicas whose fence was raised after the take-over.
-    raised: Mutex<HashSet<ReplicaId>>,
+    /// The highest term that a fence was seen to have.
+    fences: AtomicU64,
 }
 
 impl SiteHandle {
     pub fn new(
         name: ObjectName,
-        account: Arc<dyn Account>,
+        opened: &Opened,
         prefix: Prefix,
-        fingerprint: blake3::Hash,
-        took_over: bool,
+        term: u64,
         records: HashMap<ObjectName, Held<Record>>,
     ) -> Self {
-        let container = account.container(&prefix.site(&name));
+        let container = opened.account.container(&prefix.site(&name));
         SiteHandle {
             name,
-            account,
+            account: opened.account.clone(),
+            patient: opened.patient.clone(),
             container,
             prefix,
-            fingerprint,
-            took_over,
+            fingerprint: opened.fingerprint,
+            term,
             records: Mutex::new(records),
-            raised: Mutex::default(),
+            fences: AtomicU64::new(term),
         }
     }
 
-    /// The same site with other credentials.
+    /// The same site with other credentials, or in another term.
     #[must_use]
-    pub fn reopened(&self, account: Arc<dyn Account>, fingerprint: blake3::Hash) -> Self {
+    pub fn reopened(&self, opened: &Opened, term: u64) -> Self {
         let records = self
             .records
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
         let (name, prefix) = (self.name.clone(), self.prefix.clone());
-        let reopened = SiteHandle::new(name, account, prefix, fingerprint, self.took_over, records);
-        let raised = self
-            .raised
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
-        SiteHandle {
-            raised: Mutex::new(raised),
-            ..reopened
-        }
+        SiteHandle::new(name, opened, prefix, term, records)
     }
 
-    /// Whether a replica's fence was raised after the take-over.
-    pub fn is_raised(&self, replica: &ReplicaId) -> bool {
-        self.raised
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .contains(replica)
+    /// The highest term that a fence of the site was seen to have.
+    pub fn fences(&self) -> u64 {
+        self.fences.load(Ordering::Relaxed)
     }
 
-    /// Remembers that a replica's fence was raised.
-    pub fn raise(&self, replica: &ReplicaId) {
-        self.raised
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(replica.clone());
+    /// Remembers that a fence has this term.
+    pub fn saw_fence(&self, term: u64) {
+        self.fences.fetch_max(term, Ordering::Relaxed);
     }
 
-    /// The containers of a replica.
+    /// The containers of a replica, as the data path uses them.
     pub fn store(&self, replica: &ReplicaId) -> Store {
         Store {
             id: replica.clone(),
-            inbox: self.account.container(&self.prefix.inbox(replica)),
-            replica: self.account.container(&self.prefix.replica(replica)),
+            inbox: self.patient.container(&self.prefix.inbox(replica)),
+            replica: self.patient.container(&self.prefix.replica(replica)),
         }
+    }
+
+    /// The container with a replica's fence.
+    pub fn replica(&self, replica: &ReplicaId) -> Arc<dyn Container> {
+        self.account.container(&self.prefix.replica(replica))
     }
 
     /// The record of an object.

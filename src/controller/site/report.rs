@@ -46,7 +46,12 @@ pub struct Host<'a> {
 pub enum Owner {
     Unknown,
     Ours,
-    Other { cluster: String, silent: Duration },
+    Other {
+        cluster: String,
+        /// What an annotation names to take its place.
+        reign: String,
+        silent: Duration,
+    },
 }
 
 /// The status to write.
@@ -293,13 +298,13 @@ fn owner(facts: &Facts<'_>) -> Said {
             "the storage account has not answered yet",
         ),
         // Not for how long it has been silent: that moves by itself.
-        Owner::Other { cluster, .. } => Said::new(
+        Owner::Other { cluster, reign, .. } => Said::new(
             types::OWNER,
             Status::False,
             Code::ManagedByAnotherCluster.as_str(),
             format!(
                 "cluster {cluster} acts for this site; it is taken over when that cluster has been silent for ten \
-                 minutes, or at once with the annotation {}={cluster}",
+                 minutes, or at once with the annotation {}={reign}",
                 crate::api::annotation::TAKE_OVER
             ),
         ),
@@ -399,6 +404,7 @@ mod tests {
     fn another_clusters_site_is_stalled_and_says_how_to_take_over() {
         let owner = Owner::Other {
             cluster: "b".to_owned(),
+            reign: "b.3".to_owned(),
             silent: Duration::from_secs(5),
         };
         let facts = Facts { owner, ..usable() };
@@ -409,7 +415,7 @@ mod tests {
         assert!(
             not_ready(&facts)
                 .unwrap()
-                .contains("take-over-from-cluster=b")
+                .contains("take-over-from-cluster=b.3")
         );
     }
 

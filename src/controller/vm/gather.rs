@@ -1,5 +1,6 @@
 //! Gathers what is known of a VM: from the API server's caches, the agents' observations, storage and the data path.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +23,7 @@ use crate::ids::ObjectName;
 use crate::replica::fence::Fence;
 use crate::replica::names;
 use crate::replica::record::Record;
-use crate::report::Fault;
+use crate::report::Code;
 use crate::units::Generation;
 use crate::wire::observation::Phase;
 use crate::wire::{Relationship, ReplicationObservation};
@@ -37,7 +38,7 @@ pub struct Gathered {
     pub found: Option<Found>,
     pub record: Option<Record>,
     pub fence: Option<Fence>,
-    /// The generation that the fence must have at least.
+    /// The generation that commands carry.
     pub generation: Generation,
     pub replication: Option<Arc<ReplicationObservation>>,
     pub datapath: Option<runner::Observation>,
@@ -56,37 +57,32 @@ pub enum Knowledge {
     Enough(Box<Gathered>),
 }
 
-/// Gathers what is known of `vm`.
-///
-/// # Errors
-/// If storage cannot be asked.
+/// Gathers what is known of `vm`. What cannot be read is unknown; why not is in `memory` and in the data path's trouble.
 pub async fn gather(
     vm: &ProtectedVM,
     name: &ObjectName,
     context: &Context,
     memory: &mut VmMemory,
-) -> Result<Knowledge, Fault> {
-    let site_name = ObjectName::new(name.namespace(), &vm.spec.site_ref.name);
-    let site_name =
-        site_name.map_err(|error| Fault::of(crate::report::Code::Configuration, &error))?;
-    let site = context.sites.get(&site_name);
+) -> Knowledge {
+    // A name that no object can have is that of a site which does not exist.
+    let site_name = ObjectName::new(name.namespace(), &vm.spec.site_ref.name).ok();
+    let site = site_name.as_ref().and_then(|name| context.sites.get(name));
     let site = site.as_ref().and_then(|site| site.0.as_ref().ok());
-    let (view, handle) = match (site, context.view(&site_name)) {
+    let view = site_name.as_ref().and_then(|name| context.view(name));
+    let (view, handle) = match (site, view) {
         (None, _) => (step::Site::Missing, None),
-        (Some(_), None) => return Ok(Knowledge::NotYet),
+        (Some(_), None) => return Knowledge::NotYet,
         (Some(_), Some(SiteView::NotReady(why))) => (step::Site::NotReady(why), None),
         (Some(_), Some(SiteView::NotOurs(why))) => (step::Site::NotOurs(why), None),
         (Some(_), Some(SiteView::Ready(handle))) => (step::Site::Ready, Some(handle)),
     };
-    if matches!(view, step::Site::NotOurs(_))
-        && let Some((replica, _)) = memory.attached.take()
-    {
-        context.datapath.detach(&replica);
+    if matches!(view, step::Site::NotOurs(_)) {
+        let_go(context, memory);
     }
-    let record = handle
-        .as_ref()
-        .and_then(|handle| handle.record(name))
-        .map(|held| held.value);
+    if let Some(handle) = &handle {
+        memory.record = handle.record(name).map(|held| held.value);
+    }
+    let record = memory.record.clone();
     let datapath = match (&handle, &record) {
         (Some(handle), Some(record)) => Some(attach(context, name, memory, handle, record)),
         _ => record
@@ -97,24 +93,31 @@ pub async fn gather(
         .as_ref()
         .is_some_and(|observed| !observed.looked && observed.trouble.is_none())
     {
-        return Ok(Knowledge::NotYet);
+        return Knowledge::NotYet;
     }
     if let (Some(handle), Some(record)) = (&handle, &record) {
-        look_for_fence(handle, record, memory).await?;
+        look_for_fence(handle, record, memory, context.clock.now()).await;
     }
     let parts = Parts {
         vm,
         name,
         site,
-        site_name: &site_name,
+        site_name: site_name.as_ref(),
         view,
         handle,
         record,
         datapath,
     };
-    Ok(Knowledge::Enough(Box::new(
-        parts.put_together(context, memory),
-    )))
+    Knowledge::Enough(Box::new(parts.put_together(context, memory)))
+}
+
+/// Forgets what was known while this cluster acted: another one changes it now.
+fn let_go(context: &Context, memory: &mut VmMemory) {
+    if let Some((replica, _)) = memory.attached.take() {
+        context.datapath.detach(&replica);
+    }
+    (memory.record, memory.fence, memory.told) = (None, None, None);
+    memory.reading.reset();
 }
 
 /// Has the data path work on the VM's replica, with the credentials of now.
@@ -143,33 +146,41 @@ fn attach(
         .unwrap_or_default()
 }
 
+/// Reads the fence, unless it is known, or could not be read and it is not time yet to try again.
 async fn look_for_fence(
     handle: &SiteHandle,
     record: &Record,
     memory: &mut VmMemory,
-) -> Result<(), Fault> {
+    now: Timestamp,
+) {
     let known = memory
         .fence
         .as_ref()
         .is_some_and(|(replica, held)| *replica == record.replica && held.is_some());
-    if !known {
-        let store = handle.store(&record.replica);
-        let held = match documents::load::<Fence>(store.replica.as_ref(), names::FENCE).await {
-            Ok(held) => held,
-            // Without its container there is no fence either.
-            Err(fault) if fault.code == crate::report::Code::StorageNotFound => None,
-            Err(fault) => return Err(fault),
-        };
-        memory.fence = Some((record.replica.clone(), held));
+    if known || memory.reading.wait().is_some() {
+        return;
     }
-    Ok(())
+    let container = handle.replica(&record.replica);
+    let held = match documents::load::<Fence>(container.as_ref(), names::FENCE).await {
+        Ok(held) => held,
+        // Without its container there is no fence either.
+        Err(fault) if fault.code == Code::StorageNotFound => None,
+        Err(fault) => {
+            tracing::warn!(vm = %record.object, %fault, "cannot read the fence");
+            memory.fence = None;
+            memory.reading.failed(fault, now);
+            return;
+        }
+    };
+    memory.reading.reset();
+    memory.fence = Some((record.replica.clone(), held));
 }
 
 struct Parts<'a> {
     vm: &'a ProtectedVM,
     name: &'a ObjectName,
     site: Option<&'a HyperVSite>,
-    site_name: &'a ObjectName,
+    site_name: Option<&'a ObjectName>,
     view: step::Site,
     handle: Option<Arc<SiteHandle>>,
     record: Option<Record>,
@@ -191,13 +202,12 @@ impl Parts<'_> {
             .as_ref()
             .and_then(|(_, held)| held.as_ref())
             .map(|held| held.value.clone());
-        let manifest = self
-            .datapath
-            .as_ref()
-            .and_then(|observed| observed.manifest.as_ref());
-        let point = manifest.is_some_and(|manifest| !manifest.points.is_empty());
+        let replica = self.replica();
+        let point = self.has_point(replica);
         let replication = self.replication(found.as_ref());
-        let generation = self.generation(fence.as_ref());
+        let generation = fence
+            .as_ref()
+            .map_or(Generation::new(1), |fence| fence.generation);
         let described = self.is_described(fence.as_ref(), found.as_ref());
         let desired = self.desired(fence.as_ref(), found.as_ref());
         let related = self.related(
@@ -205,9 +215,11 @@ impl Parts<'_> {
             memory,
             found.as_ref(),
             replication.as_deref(),
-            desired.as_ref(),
+            (generation, desired.as_ref()),
         );
-        let failures = self.failures(found.as_ref(), replication.as_deref(), point);
+        // Whether the first copy was made is not known of a replica that cannot be read.
+        let copied = point || replica == step::Replica::Unknown;
+        let failures = self.failures(found.as_ref(), replication.as_deref(), copied);
         let taken_by = self.taken_by(found.as_ref());
         let observed = Observed {
             deleting: self.vm.metadata.deletion_timestamp.is_some(),
@@ -220,8 +232,8 @@ impl Parts<'_> {
                 .is_some_and(|(record, found)| record.vm != found.machine.id),
             failures,
             record: record.is_some_and(|record| !record.retained),
-            replica: manifest.is_some(),
-            fence: fence.is_some(),
+            replica,
+            fence: self.fence(memory),
             described,
             agent: agent(found.as_ref(), replication.as_deref()),
             related,
@@ -250,12 +262,12 @@ impl Parts<'_> {
         &self,
         found: Option<&Found>,
         replication: Option<&ReplicationObservation>,
-        point: bool,
+        copied: bool,
     ) -> Vec<rules::Failure> {
         let begun = replication.is_some_and(|replication| replication.phase != Phase::Created);
         let selection = Selection {
             excluded: self.excluded(),
-            before_copy: !point && !begun,
+            before_copy: !copied && !begun,
         };
         found
             .map(|found| rules::failures(&found.machine, selection))
@@ -272,8 +284,7 @@ impl Parts<'_> {
         fence.is_some_and(|fence| {
             let now =
                 found.map(|found| describe::machine(&found.machine, self.excluded(), Some(fence)));
-            fence.generation >= self.generation(Some(fence))
-                && now.is_none_or(|now| now == fence.machine)
+            now.is_none_or(|now| now == fence.machine)
         })
     }
 
@@ -282,7 +293,9 @@ impl Parts<'_> {
         let hosts = hosts.filter_map(|host| host.name.parse().ok());
         hosts
             .map(|name| Host {
-                state: context.registry.host(self.site_name, &name),
+                state: self
+                    .site_name
+                    .and_then(|site| context.registry.host(site, &name)),
                 name,
             })
             .collect()
@@ -297,19 +310,46 @@ impl Parts<'_> {
         found?.state.observed.replications.get(replica).cloned()
     }
 
-    /// After a take-over the fence is raised once, so that late commands of the other cluster are refused.
-    fn generation(&self, fence: Option<&Fence>) -> Generation {
-        let first = Generation::new(1);
-        let Some(fence) = fence else { return first };
-        let took_over = self.handle.as_ref().is_some_and(|handle| handle.took_over);
-        let raised = self
-            .handle
-            .as_ref()
-            .is_some_and(|handle| handle.is_raised(&fence.replica));
-        if took_over && !raised {
-            fence.generation.next()
-        } else {
-            fence.generation
+    /// What is known of the replica. Without the site's records nothing is.
+    fn replica(&self) -> step::Replica {
+        match (&self.datapath, &self.handle) {
+            (Some(observed), _) if observed.manifest.is_some() => step::Replica::Present,
+            (Some(observed), _) if observed.looked => step::Replica::Absent,
+            (None, Some(_)) => step::Replica::Absent,
+            (Some(_), _) | (None, None) => step::Replica::Unknown,
+        }
+    }
+
+    /// Whether there is a recovery point; of a replica that cannot be read, what was said last.
+    fn has_point(&self, replica: step::Replica) -> bool {
+        let observed = self.datapath.as_ref();
+        match observed.and_then(|observed| observed.manifest.as_ref()) {
+            Some(manifest) => !manifest.points.is_empty(),
+            None if replica == step::Replica::Unknown => {
+                let status = self.vm.status.as_ref();
+                status.is_some_and(|status| status.recovery_points.is_some())
+            }
+            None => false,
+        }
+    }
+
+    /// How the fence stands to the owner's term. While the site is not ready, the term is that of before.
+    fn fence(&self, memory: &VmMemory) -> step::Fence {
+        match (&memory.fence, &self.record) {
+            (_, None) if self.handle.is_some() => step::Fence::Absent,
+            (None, _) | (_, None) => step::Fence::Unknown,
+            (Some((_, None)), Some(_)) => step::Fence::Absent,
+            (Some((_, Some(held))), Some(_)) => {
+                let Some(handle) = &self.handle else {
+                    return step::Fence::Current;
+                };
+                handle.saw_fence(held.value.term);
+                match held.value.term.cmp(&handle.term) {
+                    Ordering::Less => step::Fence::Behind,
+                    Ordering::Equal => step::Fence::Current,
+                    Ordering::Greater => step::Fence::Ahead,
+                }
+            }
         }
     }
 
@@ -328,7 +368,7 @@ impl Parts<'_> {
         memory: &VmMemory,
         found: Option<&Found>,
         replication: Option<&ReplicationObservation>,
-        desired: Option<&Relationship>,
+        (generation, desired): (Generation, Option<&Relationship>),
     ) -> bool {
         let (Some(found), Some(replication), Some(desired)) = (found, replication, desired) else {
             return false;
@@ -340,13 +380,14 @@ impl Parts<'_> {
         let told = memory.told.as_ref().is_some_and(|told| {
             told.host == found.host
                 && told.session == found.state.observed.session
+                && told.generation == generation
                 && describe::is_same_work(&told.relationship, desired)
         });
         lasts && told
     }
 
     fn slot(&self, context: &Context, found: Option<&Found>) -> Slot {
-        let (Some(site), Some(found)) = (self.site, found) else {
+        let (Some(site), Some(site_name), Some(found)) = (self.site, self.site_name, found) else {
             return Slot::Free;
         };
         let most = site
@@ -356,7 +397,7 @@ impl Parts<'_> {
             .max_concurrent_per_host;
         let most = usize::try_from(most).unwrap_or(1).max(1);
         let entries: Vec<Entry> = context
-            .vms_of(self.site_name)
+            .vms_of(site_name)
             .iter()
             .filter_map(|vm| entry(context, vm.0.as_ref().ok()?, found))
             .collect();
@@ -379,7 +420,7 @@ impl Parts<'_> {
             .as_ref()
             .map(|time| time.0);
         match (start, created) {
-            (Some(start), Some(created)) => !has_come(start, created, now),
+            (Some(start), Some(created)) => !queue::has_come(start, created, now),
             _ => false,
         }
     }
@@ -441,39 +482,4 @@ fn entry(context: &Context, vm: &ProtectedVM, on: &Found) -> Option<Entry> {
             .map_or(Timestamp::MAX, |time| time.0),
         running: begun,
     })
-}
-
-/// Whether `time` (`HH:MM`, UTC) has come between `created` and `now`.
-fn has_come(time: &str, created: Timestamp, now: Timestamp) -> bool {
-    let Some((hour, minute)) = time.split_once(':') else {
-        return true;
-    };
-    let (Ok(hour), Ok(minute)) = (hour.parse::<i64>(), minute.parse::<i64>()) else {
-        return true;
-    };
-    let at = (hour * 60 + minute) * 60;
-    let day = 86_400;
-    // The first occurrence at or after the creation.
-    let since = created.as_second() - at;
-    let first = at + since.div_euclid(day) * day + if since.rem_euclid(day) == 0 { 0 } else { day };
-    now.as_second() >= first
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn at(text: &str) -> Timestamp {
-        text.parse().unwrap()
-    }
-
-    #[test]
-    fn first_copies_start_at_the_next_occurrence_of_their_hour() {
-        let created = at("2026-11-23T14:00:00Z");
-        assert!(!has_come("22:00", created, at("2026-11-23T21:59:59Z")));
-        assert!(has_come("22:00", created, at("2026-11-23T22:00:00Z")));
-        assert!(has_come("22:00", created, at("2026-11-24T09:00:00Z")));
-        assert!(!has_come("13:00", created, at("2026-11-24T12:59:59Z")));
-        assert!(has_come("14:00", created, created));
-    }
 }

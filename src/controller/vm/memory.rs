@@ -1,5 +1,7 @@
 //! What is remembered of a VM between two looks: a cache of what storage says, and who was told what.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -7,7 +9,9 @@ use uuid::Uuid;
 use crate::controller::documents::Held;
 use crate::ids::{HostName, ReplicaId};
 use crate::replica::fence::Fence;
+use crate::replica::record::Record;
 use crate::retry::{Attempts, Trouble};
+use crate::units::Generation;
 use crate::wire::Relationship;
 
 /// The memory of one VM.
@@ -15,11 +19,17 @@ use crate::wire::Relationship;
 pub struct VmMemory {
     /// The fence of the VM's replica, once it was looked for.
     pub fence: Option<(ReplicaId, Option<Held<Fence>>)>,
+    /// The object's record as its site last had it.
+    pub record: Option<Record>,
+    /// Attempts to read the fence.
+    pub reading: Failing,
     /// The replica that the data path works on, and what its account was opened with.
     pub attached: Option<(ReplicaId, blake3::Hash)>,
     /// What the agent was told last.
     pub told: Option<Told>,
     pub failing: Failing,
+    /// Writes of the status that failed in a row.
+    pub unwritten: Unwritten,
     /// The generation of the spec that was looked at last.
     pub generation: Option<i64>,
 }
@@ -30,10 +40,11 @@ pub struct Told {
     pub host: HostName,
     /// An agent of another session may have forgotten.
     pub session: Uuid,
+    pub generation: Generation,
     pub relationship: Relationship,
 }
 
-/// Failures of the controller's own steps.
+/// Failures of one thing that the controller does.
 #[derive(Default)]
 pub struct Failing {
     attempts: Attempts,
@@ -62,5 +73,30 @@ impl Failing {
             .as_ref()
             .map(|(_, at)| *at)
             .filter(|at| *at > Instant::now())
+    }
+}
+
+/// Writes of a status that failed in a row.
+#[derive(Debug, Default)]
+pub struct Unwritten(u32);
+
+impl Unwritten {
+    /// Another one has failed: how long to wait before the next, from a second to a minute or so.
+    pub fn failed(&mut self) -> Duration {
+        let pause = Duration::from_secs(1 << self.0.min(6));
+        self.0 = self.0.saturating_add(1);
+        pause
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_that_cannot_be_written_is_tried_less_and_less_often() {
+        let mut unwritten = Unwritten::default();
+        let pauses: Vec<u64> = (0..8).map(|_| unwritten.failed().as_secs()).collect();
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 64, 64]);
     }
 }

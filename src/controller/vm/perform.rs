@@ -45,6 +45,7 @@ pub async fn perform(
         (Step::CreateReplica, Some(site), _) => {
             create_replica(gathered, context, site, memory).await
         }
+        (Step::Raise, Some(site), _) => raise(gathered, memory, site).await,
         (Step::Describe, Some(site), Some(found)) => {
             describe_machine(gathered, memory, site, found).await
         }
@@ -57,7 +58,12 @@ pub async fn perform(
             Ok(())
         }
         (
-            Step::Record | Step::CreateReplica | Step::Describe | Step::Relate | Step::Start,
+            Step::Record
+            | Step::CreateReplica
+            | Step::Raise
+            | Step::Describe
+            | Step::Relate
+            | Step::Start,
             _,
             _,
         ) => Err(Fault::new(
@@ -125,6 +131,20 @@ async fn create_replica(
     Ok(())
 }
 
+/// Raises the generation once in the owner's term, so that late commands of an earlier owner are refused. The fence
+/// itself says that it was done: whoever dies before this write leaves it to do.
+async fn raise(gathered: &Gathered, memory: &mut VmMemory, site: &SiteHandle) -> Result<(), Fault> {
+    let replica = &replica_of(gathered)?.replica;
+    let held = memory.fence.take().and_then(|(_, held)| held);
+    let held = held.ok_or_else(|| Fault::new(Code::Internal, "there is no fence to raise"))?;
+    let next = held.value.raised(site.term);
+    tracing::info!(%replica, generation = %next.generation, "raises the fence");
+    let container = site.replica(replica);
+    let written = documents::replace(container.as_ref(), names::FENCE, &held, next).await?;
+    memory.fence = Some((replica.clone(), Some(written)));
+    Ok(())
+}
+
 async fn describe_machine(
     gathered: &Gathered,
     memory: &mut VmMemory,
@@ -132,7 +152,7 @@ async fn describe_machine(
     found: &Found,
 ) -> Result<(), Fault> {
     let replica = &replica_of(gathered)?.replica;
-    let container = site.store(replica).replica;
+    let container = site.replica(replica);
     let excluded = &gathered.excluded;
     let machine = describe::machine(&found.machine, excluded, gathered.fence.as_ref());
     let held = memory.fence.as_ref().and_then(|(_, held)| held.clone());
@@ -140,7 +160,6 @@ async fn describe_machine(
         Some(held) => {
             let next = Fence {
                 machine,
-                generation: gathered.generation,
                 ..held.value.clone()
             };
             documents::replace(container.as_ref(), names::FENCE, &held, next).await
@@ -149,6 +168,7 @@ async fn describe_machine(
             let first = Fence {
                 replica: replica.clone(),
                 generation: gathered.generation,
+                term: site.term,
                 epoch: 0,
                 active_side: Side::OnPremises,
                 active_run: None,
@@ -161,7 +181,6 @@ async fn describe_machine(
     // Whatever went wrong, what stands there is looked at anew.
     memory.fence = None;
     let written = written?;
-    site.raise(replica);
     memory.fence = Some((replica.clone(), Some(written)));
     Ok(())
 }
@@ -206,6 +225,7 @@ async fn relate(
     memory.told = Some(Told {
         host,
         session,
+        generation: gathered.generation,
         relationship,
     });
     Ok(())
@@ -245,8 +265,10 @@ async fn retain(gathered: &Gathered, context: &Context) {
         .as_ref()
         .and_then(|found| Some((found.state.agent()?, &found.host)))
     {
+        // Where the fence cannot be read, what the agent itself obeys is enough: the site is ours.
+        let known = gathered.replication.as_ref().map(|seen| seen.generation);
         let command = Command {
-            generation: gathered.generation,
+            generation: known.map_or(gathered.generation, |known| gathered.generation.max(known)),
             operation: OperationId::from_random(random()),
             run: None,
             body: Remove::default(),

@@ -1,4 +1,4 @@
-//! Whose first copy is next: a few per host, the others in the order in which they were created.
+//! Whose first copy is next: a few per host, the others in the order in which they were created, from an hour on.
 
 use jiff::Timestamp;
 
@@ -42,6 +42,22 @@ pub fn slot(object: &ObjectName, entries: &[Entry], most: usize) -> Slot {
             waiting: waiting.len() - first.min(waiting.len()),
         }
     }
+}
+
+/// Whether `time` (`HH:MM`, UTC) has come between `created` and `now`.
+pub fn has_come(time: &str, created: Timestamp, now: Timestamp) -> bool {
+    let Some((hour, minute)) = time.split_once(':') else {
+        return true;
+    };
+    let (Ok(hour), Ok(minute)) = (hour.parse::<i64>(), minute.parse::<i64>()) else {
+        return true;
+    };
+    let at = (hour * 60 + minute) * 60;
+    let day = 86_400;
+    // The first occurrence at or after the creation.
+    let since = created.as_second() - at;
+    let first = at + since.div_euclid(day) * day + if since.rem_euclid(day) == 0 { 0 } else { day };
+    now.as_second() >= first
 }
 
 #[cfg(test)]
@@ -107,5 +123,19 @@ mod tests {
             }
         );
         assert_eq!(slot(&object("c"), &entries, 3), Slot::Free);
+    }
+
+    fn at(text: &str) -> Timestamp {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn first_copies_start_at_the_next_occurrence_of_their_hour() {
+        let created = at("2026-11-23T14:00:00Z");
+        assert!(!has_come("22:00", created, at("2026-11-23T21:59:59Z")));
+        assert!(has_come("22:00", created, at("2026-11-23T22:00:00Z")));
+        assert!(has_come("22:00", created, at("2026-11-24T09:00:00Z")));
+        assert!(!has_come("13:00", created, at("2026-11-24T12:59:59Z")));
+        assert!(has_come("14:00", created, created));
     }
 }

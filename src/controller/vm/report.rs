@@ -2,6 +2,7 @@
 //!
 //! One verdict decides `Ready`, `Reconciling`, `Stalled`, `state` and `health`, so that they never disagree.
 
+mod aspects;
 pub mod details;
 pub mod quiet;
 
@@ -12,7 +13,7 @@ use crate::api::time::Time;
 use crate::api::vm_status::{Health, LastError, ProtectedVMStatus, ReplicationState, Retry};
 use crate::controller::vm::queue::Slot;
 use crate::controller::vm::report::details::Details;
-use crate::controller::vm::step::{Agent, Machine, Observed, Site, Step, Why};
+use crate::controller::vm::step::{self, Agent, Machine, Observed, Site, Step, Why};
 use crate::retry::{Class, Trouble, class};
 use crate::wire::observation::Phase;
 
@@ -61,13 +62,15 @@ pub fn status(
 ) -> ProtectedVMStatus {
     let verdict = verdict(facts);
     let mut status = facts.details.status(old);
-    status.tasks = details::tasks(
-        facts.observed,
-        verdict.kind == Kind::Stalled,
-        &old.tasks,
-        now,
-    );
-    status.state = Some(verdict.state);
+    // What cannot be read is as it was, as far as anybody knows.
+    let unread = facts.observed.is_unread() && facts.step != Step::Retain;
+    status.tasks = if unread && !old.tasks.is_empty() {
+        old.tasks.clone()
+    } else {
+        let failed = verdict.kind == Kind::Stalled;
+        details::tasks(facts.observed, failed, &old.tasks, now)
+    };
+    status.state = old.state.filter(|_| unread).or(Some(verdict.state));
     (status.health, status.health_reasons) = health(facts, &verdict);
     status.progress = progress(facts);
     status.retry = facts.trouble.map(retry);
@@ -84,7 +87,11 @@ pub fn status(
 
 fn verdict(facts: &Facts<'_>) -> Verdict {
     let silent = facts.silent.is_some_and(|silent| silent >= SILENCE);
-    if let Some(stalled) = stalled(facts) {
+    let obstacle = match facts.step {
+        Step::Retain => None,
+        _ => step::in_the_way(facts.observed),
+    };
+    if let Some(stalled) = stalled(facts, obstacle) {
         return stalled;
     }
     if silent {
@@ -98,63 +105,76 @@ fn verdict(facts: &Facts<'_>) -> Verdict {
             kind: Kind::Settled,
         };
     }
-    if let Some(trouble) = facts.trouble {
-        return Verdict {
-            state: state(facts.observed, facts.step),
-            ready: Status::False,
-            reason: "ProgressingWithRetry".to_owned(),
-            message: trouble.fault.to_string(),
-            kind: Kind::Reconciling,
-        };
+    let said = facts.trouble.map(|trouble| trouble.fault.to_string());
+    let (reason, message) = match (obstacle, said) {
+        (Some(Why::Superseded), _) => (
+            "OwnerChanged",
+            format!(
+                "another owner has taken the VM over; waits until HyperVSite {} has seen who acts",
+                facts.site
+            ),
+        ),
+        (Some(Why::ReplicaUnknown), said) => (
+            "ReplicaUnknown",
+            format!(
+                "what is in Azure cannot be read: {}",
+                said.unwrap_or_default()
+            ),
+        ),
+        (_, Some(said)) => ("ProgressingWithRetry", said),
+        (_, None) => return moving(facts),
+    };
+    Verdict {
+        state: state(facts.observed, facts.step),
+        ready: Status::False,
+        reason: reason.to_owned(),
+        message,
+        kind: Kind::Reconciling,
     }
-    moving(facts)
 }
 
-/// What only a human can mend.
-fn stalled(facts: &Facts<'_>) -> Option<Verdict> {
+/// What only a human can mend. What is in the way counts, whatever is done meanwhile to keep up what replicates.
+fn stalled(facts: &Facts<'_>, obstacle: Option<Why>) -> Option<Verdict> {
     let seen = facts.observed;
-    let (reason, message) = match facts.step {
-        Step::Nothing(Why::NotOurs) => match &seen.site {
+    let (reason, message) = match obstacle {
+        Some(Why::NotOurs) => match &seen.site {
             Site::NotOurs(why) => ("ManagedByAnotherCluster", why.clone()),
             Site::Missing | Site::NotReady(_) | Site::Ready => return None,
         },
-        Step::Nothing(Why::MachineNotFound) => (
+        Some(Why::MachineNotFound) => (
             "VmNotFound",
             "no host of the site has this VM; check spec.vm, and that all hosts of the site are listed".to_owned(),
         ),
-        Step::Nothing(Why::MachineAmbiguous) => match &seen.machine {
+        Some(Why::MachineAmbiguous) => match &seen.machine {
             Machine::Ambiguous(ids) => {
                 ("VmAmbiguous", format!("several VMs of the site have this name; use spec.vm.id, one of {}", ids.join(", ")))
             }
             Machine::Unknown { .. } | Machine::NotFound | Machine::Found { .. } => return None,
         },
-        Step::Nothing(Why::Taken) => {
+        Some(Why::Taken) => {
             let other = seen.taken_by.as_ref().map(ToString::to_string).unwrap_or_default();
             ("AlreadyProtected", format!("this VM is protected by ProtectedVM {other} already; delete one of the two"))
         }
-        Step::Nothing(Why::Replaced) => (
+        Some(Why::Replaced) => (
             "VMReplaced",
             "the replica of this name is of another VM; use another name, or delete the record of the old replica"
                 .to_owned(),
         ),
-        Step::Nothing(Why::Invalid) => {
+        Some(Why::Invalid) => {
             let failures: Vec<_> = seen.failures.iter().map(ToString::to_string).collect();
             ("PrerequisitesFailed", failures.join("; "))
         }
-        Step::Nothing(_)
-        | Step::Record
-        | Step::CreateReplica
-        | Step::Describe
-        | Step::Relate
-        | Step::Start
-        | Step::Retain => {
+        Some(_) | None => {
             let trouble = facts.trouble.filter(|trouble| class(trouble.fault.code) != Class::Recoverable)?;
             (trouble.fault.code.as_str(), trouble.fault.to_string())
         }
     };
-    let state = match seen.point {
-        true => ReplicationState::Protected,
-        false => ReplicationState::EnablingFailed,
+    let state = match obstacle {
+        _ if seen.point => ReplicationState::Protected,
+        Some(Why::Invalid) if seen.record && step::is_begun(seen.agent) => {
+            ReplicationState::InitialReplication
+        }
+        Some(_) | None => ReplicationState::EnablingFailed,
     };
     Some(Verdict {
         state,
@@ -191,7 +211,7 @@ fn moving(facts: &Facts<'_>) -> Verdict {
         ),
         Step::Nothing(Why::Suspended) => return suspended(),
         // What the agent is told anew in mid-copy does not begin it anew.
-        Step::Nothing(Why::Copying) | Step::Describe | Step::Relate
+        Step::Nothing(Why::Copying) | Step::Raise | Step::Describe | Step::Relate
             if state(seen, facts.step) == ReplicationState::InitialReplication =>
         {
             (
@@ -203,10 +223,13 @@ fn moving(facts: &Facts<'_>) -> Verdict {
             "Deleting",
             "replication on the host is being ended; the replica stays".to_owned(),
         ),
-        Step::Nothing(_) | Step::Relate | Step::Describe if seen.point => return protected(facts),
+        Step::Nothing(_) | Step::Raise | Step::Relate | Step::Describe if seen.point => {
+            return protected(facts);
+        }
         Step::Nothing(_)
         | Step::Record
         | Step::CreateReplica
+        | Step::Raise
         | Step::Describe
         | Step::Relate
         | Step::Start => (
@@ -377,8 +400,8 @@ fn conditions(facts: &Facts<'_>, verdict: &Verdict) -> Vec<Said> {
             message.clone(),
         )),
     }
-    said.push(validated(facts.observed));
-    said.push(replicating(facts));
+    said.push(aspects::validated(facts.observed));
+    said.push(aspects::replicating(facts.observed, facts.trouble));
     said.push(Said::new(
         types::RPO_MET,
         Status::Unknown,
@@ -405,81 +428,6 @@ fn conditions(facts: &Facts<'_>, verdict: &Verdict) -> Vec<Said> {
     };
     said.push(Said::new(types::CRITICAL, critical, why.0, why.1));
     said
-}
-
-fn validated(seen: &Observed) -> Said {
-    match &seen.machine {
-        Machine::Found { .. } if seen.failures.is_empty() => {
-            Said::new(types::VALIDATED, Status::True, "PrerequisitesMet", "")
-        }
-        Machine::Found { .. } => {
-            let failures: Vec<_> = seen.failures.iter().map(ToString::to_string).collect();
-            let reason = match seen.failures.as_slice() {
-                [one] => one.rule,
-                _ => "PrerequisitesFailed",
-            };
-            Said::new(types::VALIDATED, Status::False, reason, failures.join("; "))
-        }
-        Machine::Ambiguous(_) => Said::new(
-            types::VALIDATED,
-            Status::False,
-            "VmAmbiguous",
-            "several VMs have this name",
-        ),
-        Machine::NotFound => Said::new(
-            types::VALIDATED,
-            Status::False,
-            "VmNotFound",
-            "no host of the site has this VM",
-        ),
-        Machine::Unknown { .. } => Said::new(
-            types::VALIDATED,
-            Status::Unknown,
-            "AgentUnreachable",
-            "not all hosts of the site have answered",
-        ),
-    }
-}
-
-fn replicating(facts: &Facts<'_>) -> Said {
-    let said = |status, reason: &str, message: &str| {
-        Said::new(types::REPLICATING, status, reason, message)
-    };
-    match (facts.observed.agent, facts.trouble) {
-        (_, Some(trouble)) => said(
-            Status::False,
-            trouble.fault.code.as_str(),
-            &trouble.fault.message,
-        ),
-        (Agent::Unknown, None) => said(
-            Status::Unknown,
-            "AgentUnreachable",
-            "the host's agent has not said",
-        ),
-        (Agent::Absent, None) => said(Status::False, "NotStarted", ""),
-        (Agent::Replicating(Phase::Created), None) => said(Status::False, "NotStarted", ""),
-        (Agent::Replicating(phase), None) => {
-            said(Status::True, phase_name(phase, facts.observed.point), "")
-        }
-    }
-}
-
-const fn phase_name(phase: Phase, point: bool) -> &'static str {
-    match phase {
-        Phase::Created => "NotStarted",
-        Phase::Replicating => "UpToDate",
-        Phase::ResyncRequired => "ResynchronizationRequired",
-        Phase::Suspended => "Suspended",
-        // After a restart of the agent, say: what changed meanwhile follows.
-        _ if point => "CatchingUp",
-        Phase::Resuming
-        | Phase::Freezing
-        | Phase::Copying
-        | Phase::Merging
-        | Phase::Capturing
-        | Phase::Shipping
-        | Phase::Unknown => "InitialReplication",
-    }
 }
 
 #[cfg(test)]

@@ -1,15 +1,17 @@
 //! The enable job of one VM: what is observed decides the next step, which is one change outside.
 //!
 //! ```text
-//! site usable? machine found? rules kept? ── no ─► Wait, or Blocked with every reason
+//! site usable? ── no ─► wait      its fence of an earlier term of the owner? ─► Raise
 //!    │ yes
+//! machine found? replica read? rules kept? ── no ─► wait, or say every reason; what is replicating goes on:
+//!    │ yes                                          Relate, and Start what has a recovery point
 //!    ▼
 //! Record ─► CreateReplica ─► Describe ─► Relate ─► (queue) ─► Start ─► (the agent copies, the data path applies)
 //!                               ▲                                          │ first recovery point
-//!                               └──── whenever the machine changed ◄───────┴─► Protected: Describe, Renew, nothing
+//!                               └──── whenever the machine changed ◄───────┴─► Protected: Describe, Relate, nothing
 //! ```
 //! Every step may be taken again: what it makes is looked for before it is made. `Relate` also renews access, and comes
-//! back whenever what the agent was told differs from what it should do.
+//! back whenever what the agent was told differs from what it should do. What could not be read is not made.
 
 use crate::controller::vm::queue::Slot;
 use crate::controller::vm::rules::Failure;
@@ -28,10 +30,10 @@ pub struct Observed {
     /// The record belongs to another VM: same name, other machine.
     pub replaced: bool,
     pub failures: Vec<Failure>,
-    /// Whether the record, the containers with the manifest, and the fence are there.
+    /// Whether the record is there, and is of a replica that is kept up.
     pub record: bool,
-    pub replica: bool,
-    pub fence: bool,
+    pub replica: Replica,
+    pub fence: Fence,
     /// Whether the fence describes the machine as it is now.
     pub described: bool,
     pub agent: Agent,
@@ -40,8 +42,37 @@ pub struct Observed {
     pub slot: Slot,
     /// The hour at which first copies start has not come.
     pub window_closed: bool,
-    /// Whether a recovery point has been published.
+    /// Whether a recovery point has been published; while the replica is unknown, whether one was before.
     pub point: bool,
+}
+
+/// What is known of the containers with the manifest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replica {
+    /// They could not be looked at.
+    Unknown,
+    Absent,
+    Present,
+}
+
+/// What is known of the fence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fence {
+    /// It could not be read.
+    Unknown,
+    Absent,
+    /// It was raised last in an earlier term of the owner: late commands of before would still be obeyed.
+    Behind,
+    Current,
+    /// It was raised in a later term than the site's owner is known to have: another cluster has taken over.
+    Ahead,
+}
+
+impl Observed {
+    /// Whether what is in Azure is not known: what was said of it before is not taken back then.
+    pub fn is_unread(&self) -> bool {
+        self.replica == Replica::Unknown || matches!(self.fence, Fence::Unknown | Fence::Ahead)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,6 +116,8 @@ pub enum Step {
     Record,
     /// Make the containers and the manifest.
     CreateReplica,
+    /// Raise the fence's generation to the owner's term.
+    Raise,
     /// Write the machine's description into the fence.
     Describe,
     /// Tell the agent what to do, with fresh access.
@@ -107,6 +140,10 @@ pub enum Why {
     MachineAmbiguous,
     Taken,
     Replaced,
+    /// What is in Azure could not be read.
+    ReplicaUnknown,
+    /// The fence was raised by an owner that the site has not seen yet.
+    Superseded,
     Invalid,
     AgentUnreachable,
     Suspended,
@@ -122,27 +159,55 @@ pub fn next(seen: &Observed) -> Step {
     if seen.deleting {
         return Step::Retain;
     }
-    if let Some(why) = blocked(seen) {
+    if let Some(why) = site_in_the_way(&seen.site) {
         return Step::Nothing(why);
     }
+    // Before anything else, and wherever the machine is: late commands of an earlier owner end here.
+    if seen.record && seen.fence == Fence::Behind {
+        return Step::Raise;
+    }
+    match in_the_way(seen) {
+        None => enable(seen),
+        Some(why) => go_on(seen, why),
+    }
+}
+
+fn enable(seen: &Observed) -> Step {
     if !seen.record {
         Step::Record
-    } else if !seen.replica {
+    } else if seen.replica == Replica::Absent {
         Step::CreateReplica
-    } else if !seen.fence || !seen.described {
+    } else if seen.fence == Fence::Absent || !seen.described {
         Step::Describe
     } else {
         on_host(seen)
     }
 }
 
-/// What has to be so before anything is done.
-fn blocked(seen: &Observed) -> Option<Why> {
-    match &seen.site {
-        Site::Missing => return Some(Why::SiteMissing),
-        Site::NotReady(_) => return Some(Why::SiteNotReady),
-        Site::NotOurs(_) => return Some(Why::NotOurs),
-        Site::Ready => {}
+/// What may be done although something is in the way: replication that runs does not end because of a rule that was
+/// kept when it began, or because storage does not answer the controller.
+fn go_on(seen: &Observed, why: Why) -> Step {
+    let runs = seen.record && seen.fence == Fence::Current && is_begun(seen.agent);
+    let kept_up = seen.point && seen.replica == Replica::Present && seen.fence == Fence::Current;
+    match why {
+        Why::Invalid if seen.record && kept_up => match on_host(seen) {
+            Step::Nothing(_) => Step::Nothing(why),
+            step => step,
+        },
+        Why::Invalid | Why::ReplicaUnknown if runs && !seen.related => Step::Relate,
+        why => Step::Nothing(why),
+    }
+}
+
+/// Whether the agent has begun to replicate.
+pub fn is_begun(agent: Agent) -> bool {
+    matches!(agent, Agent::Replicating(phase) if phase != Phase::Created)
+}
+
+/// What keeps the enable job from going on, if something does.
+pub fn in_the_way(seen: &Observed) -> Option<Why> {
+    if let Some(why) = site_in_the_way(&seen.site) {
+        return Some(why);
     }
     match &seen.machine {
         Machine::Unknown { .. } => return Some(Why::MachineUnknown),
@@ -159,10 +224,23 @@ fn blocked(seen: &Observed) -> Option<Why> {
         Some(Why::Taken)
     } else if seen.replaced {
         Some(Why::Replaced)
+    } else if seen.record && seen.fence == Fence::Ahead {
+        Some(Why::Superseded)
+    } else if seen.record && seen.is_unread() {
+        Some(Why::ReplicaUnknown)
     } else if !seen.failures.is_empty() {
         Some(Why::Invalid)
     } else {
         None
+    }
+}
+
+fn site_in_the_way(site: &Site) -> Option<Why> {
+    match site {
+        Site::Missing => Some(Why::SiteMissing),
+        Site::NotReady(_) => Some(Why::SiteNotReady),
+        Site::NotOurs(_) => Some(Why::NotOurs),
+        Site::Ready => None,
     }
 }
 
@@ -202,8 +280,8 @@ mod tests {
             replaced: false,
             failures: Vec::new(),
             record: true,
-            replica: true,
-            fence: true,
+            replica: Replica::Present,
+            fence: Fence::Current,
             described: true,
             agent: Agent::Replicating(Phase::Copying),
             related: true,
@@ -217,8 +295,8 @@ mod tests {
     fn the_enable_job_takes_its_steps_in_order() {
         let mut seen = Observed {
             record: false,
-            replica: false,
-            fence: false,
+            replica: Replica::Absent,
+            fence: Fence::Absent,
             described: false,
             agent: Agent::Absent,
             related: false,
@@ -227,9 +305,9 @@ mod tests {
         assert_eq!(next(&seen), Step::Record);
         seen.record = true;
         assert_eq!(next(&seen), Step::CreateReplica);
-        seen.replica = true;
+        seen.replica = Replica::Present;
         assert_eq!(next(&seen), Step::Describe);
-        (seen.fence, seen.described) = (true, true);
+        (seen.fence, seen.described) = (Fence::Current, true);
         assert_eq!(next(&seen), Step::Relate);
         (seen.agent, seen.related) = (Agent::Replicating(Phase::Created), true);
         assert_eq!(next(&seen), Step::Start);
@@ -288,6 +366,85 @@ mod tests {
                 ..replicating()
             };
             assert_eq!(next(&seen), Step::Relate);
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_neither_made_anew_nor_given_up() {
+        let unread = Observed {
+            replica: Replica::Unknown,
+            ..replicating()
+        };
+        assert_eq!(next(&unread), Step::Nothing(Why::ReplicaUnknown));
+        let absent = Observed {
+            agent: Agent::Absent,
+            related: false,
+            ..unread.clone()
+        };
+        assert_eq!(next(&absent), Step::Nothing(Why::ReplicaUnknown));
+        let access_ends = Observed {
+            related: false,
+            ..unread.clone()
+        };
+        assert_eq!(next(&access_ends), Step::Relate);
+        let no_fence = Observed {
+            replica: Replica::Present,
+            fence: Fence::Unknown,
+            related: false,
+            ..unread
+        };
+        assert_eq!(next(&no_fence), Step::Nothing(Why::ReplicaUnknown));
+    }
+
+    #[test]
+    fn a_fence_of_an_earlier_term_is_raised_before_anybody_is_told_anything() {
+        let behind = Observed {
+            fence: Fence::Behind,
+            machine: Machine::NotFound,
+            failures: vec![Failure::new("SharedDisk", "b", "c")],
+            related: false,
+            ..replicating()
+        };
+        assert_eq!(next(&behind), Step::Raise);
+        let not_ours = Observed {
+            site: Site::NotOurs("b".to_owned()),
+            ..behind
+        };
+        assert_eq!(next(&not_ours), Step::Nothing(Why::NotOurs));
+    }
+
+    #[test]
+    fn nothing_is_commanded_under_a_fence_that_somebody_else_has_raised() {
+        let ahead = Observed {
+            fence: Fence::Ahead,
+            related: false,
+            described: false,
+            ..replicating()
+        };
+        assert_eq!(next(&ahead), Step::Nothing(Why::Superseded));
+    }
+
+    #[test]
+    fn a_rule_that_fails_later_does_not_end_the_access_of_what_replicates() {
+        let failures = vec![Failure::new("SharedDisk", "b", "c")];
+        for point in [true, false] {
+            let mut seen = Observed {
+                failures: failures.clone(),
+                described: false,
+                related: false,
+                point,
+                ..replicating()
+            };
+            assert_eq!(next(&seen), Step::Relate, "point: {point}");
+            seen.related = true;
+            assert_eq!(next(&seen), Step::Nothing(Why::Invalid), "point: {point}");
+            seen.agent = Agent::Replicating(Phase::Created);
+            let goes_on = if point {
+                Step::Start
+            } else {
+                Step::Nothing(Why::Invalid)
+            };
+            assert_eq!(next(&seen), goes_on, "point: {point}");
         }
     }
 

@@ -2,17 +2,22 @@
 
 use std::time::Duration;
 
-use site_recovery::api::vm_status::ProtectedVMStatus;
+use bytes::Bytes;
+use site_recovery::api::vm_status::{ProtectedVMStatus, ReplicationState};
 use site_recovery::blob::names::{BlobRef, SnapshotId};
+use site_recovery::blob::parameters::PutOptions;
+use site_recovery::controller::documents;
+use site_recovery::ids::ObjectName;
 use site_recovery::lab::guest;
 use site_recovery::lab::guest::client::{Address, Client};
 use site_recovery::lab::stage::Controller;
 use site_recovery::lab::stage::host::Host;
 use site_recovery::replica::manifest::Manifest;
-use site_recovery::replica::names;
-use site_recovery::units::{ByteRange, MIB, to_usize};
+use site_recovery::replica::names::{self, Prefix};
+use site_recovery::replica::owner::Owner;
+use site_recovery::units::{ByteRange, Generation, MIB, to_usize};
 
-use super::world::{World, blocking, machine, protected_vm, until, values};
+use super::world::{NAMESPACE, SITE, World, blocking, machine, protected_vm, until, values};
 
 async fn protected() -> (World, Host, Controller, String) {
     let world = World::new().await;
@@ -85,6 +90,68 @@ async fn a_rebuilt_cluster_stands_back_until_told_and_then_copies_nothing_again(
     until_up_to_date(&world).await;
     let after = world.manifest(&replica).await.unwrap();
     assert_only_changes_followed(&after, &before);
+    // Late commands of the lost cluster are refused.
+    let fence = world.fence(&replica).await;
+    assert_eq!((fence.term, fence.generation), (1, Generation::new(2)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_take_over_that_died_before_the_fences_is_completed() {
+    let (world, _host, mut controller, replica) = protected().await;
+    assert_eq!(world.fence(&replica).await.generation, Generation::new(1));
+    controller.process.kill();
+    // As it stands when the process dies right after it has written that the site is taken over.
+    let name = ObjectName::new(NAMESPACE, SITE).unwrap();
+    let prefix: Prefix = "sr".parse().unwrap();
+    let container = world.account().container(&prefix.site(&name));
+    let held = documents::load::<Owner>(container.as_ref(), names::OWNER).await;
+    let held = held.unwrap().unwrap();
+    let taken = Owner {
+        term: held.value.term + 1,
+        ..held.value.clone()
+    };
+    let written = documents::replace(container.as_ref(), names::OWNER, &held, taken).await;
+    written.unwrap();
+
+    let _controller = world.stage.controller("c1").await.unwrap();
+    let fence = until("the fence of the new term", async || {
+        let fence = world.fence(&replica).await;
+        (fence.term == 1).then_some(fence)
+    })
+    .await;
+
+    assert_eq!(fence.generation, Generation::new(2));
+    until_up_to_date(&world).await;
+    world.until_protected("web").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fence_that_cannot_be_understood_is_said_and_holds_up_no_deletion() {
+    let (world, _host, mut controller, replica) = protected().await;
+    controller.process.kill();
+    let container = world.account().container(&format!("sr-r-{replica}"));
+    let blob = BlobRef::head(names::FENCE);
+    let got = container.get(&blob, None, MIB).await.unwrap();
+    let garbage = Bytes::from_static(b"{ torn");
+    let options = PutOptions::replace(got.etag);
+    let put = container.put(names::FENCE, garbage.clone(), &options).await;
+    put.unwrap();
+
+    let _controller = world.stage.controller("c1").await.unwrap();
+    let damaged = |status: &ProtectedVMStatus| {
+        let mut stalled = status.conditions.iter();
+        stalled.any(|c| c.type_ == "Stalled" && c.reason == "ReplicaDamaged")
+    };
+    let status = world.until_status("web", "damaged", damaged).await;
+    assert_eq!(status.state, Some(ReplicationState::Protected));
+    let retry = status.retry.unwrap();
+    assert!(retry.last_error.message.contains("fence.json"));
+
+    let delete = ["delete", "protectedvm", "web"];
+    world.stage.kubectl(&delete, b"").await.unwrap();
+    let left = container.get(&blob, None, MIB).await.unwrap();
+    assert_eq!(left.bytes, garbage);
+    assert!(world.manifest(&replica).await.is_some());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -202,3 +202,27 @@ async fn an_agent_of_a_host_that_the_site_does_not_list_is_turned_away_in_sight(
 
     assert!(refused.reason.contains("spec.hosts does not list it"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_site_whose_storage_does_not_answer_says_first_what_it_waits_for() {
+    let world = World::new().await;
+    let _controller = world.stage.controller("c0").await.unwrap();
+    // It takes connections, and never says a word.
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = silent.local_addr().unwrap().port();
+    let account = world.stage.azurite.account().name.clone();
+    let endpoint = format!("http://127.0.0.1:{port}/{account}");
+    let site = world.site(&["hv1"], |spec| {
+        spec["azure"]["storage"]["endpoint"] = json!(endpoint);
+    });
+    world.apply(&site).await;
+
+    let said = world
+        .until_site("Ready", |status, _| status == "False")
+        .await;
+
+    assert!(
+        said.contains("the storage account has not answered yet"),
+        "{said}"
+    );
+}

@@ -15,6 +15,7 @@ use site_recovery::blob::endpoint::Endpoint;
 use site_recovery::blob::names::BlobRef;
 use site_recovery::blob::parameters::Include;
 use site_recovery::blob::{Account, walk};
+use site_recovery::controller::documents;
 use site_recovery::host::lab::spec::{DiskContent, DiskSpec, ImageFormat, ImageKind, MachineSpec};
 use site_recovery::host::{BootGeneration, Hypervisor, PowerOperation};
 use site_recovery::ids::{DiskSlot, ObjectName, VmId};
@@ -25,7 +26,9 @@ use site_recovery::lab::stage::{Programs, Stage};
 use site_recovery::lab::tools::{AzuriteVersion, Tools};
 use site_recovery::lab::verdict::{Judge, Source, Witness};
 use site_recovery::replica::document;
+use site_recovery::replica::fence::Fence;
 use site_recovery::replica::manifest::Manifest;
+use site_recovery::replica::names;
 use site_recovery::replica::seal::Seal;
 use site_recovery::units::{ByteRange, MIB};
 use tempfile::TempDir;
@@ -214,6 +217,13 @@ impl World {
             Err(error) if error.is_not_found() => None,
             Err(error) => panic!("{error}"),
         }
+    }
+
+    /// Who may command a VM.
+    pub(crate) async fn fence(&self, replica: &str) -> Fence {
+        let container = self.account().container(&format!("sr-r-{replica}"));
+        let held = documents::load(container.as_ref(), names::FENCE).await;
+        held.unwrap().unwrap().value
     }
 
     /// Has what the machine's disks hold at its first barrier looked at.

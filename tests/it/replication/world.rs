@@ -101,6 +101,7 @@ impl World {
         let fence = Fence {
             replica: self.cloud.id.clone(),
             generation,
+            term: 0,
             epoch: 0,
             active_side: Side::OnPremises,
             active_run: None,

@@ -9,7 +9,7 @@ use crate::api::vm_status::{
     CopyProgress, DiskStatus, Operation, ProtectedVMStatus, RecoveryPointStatus,
     RecoveryPointsStatus, Task, TaskState,
 };
-use crate::controller::vm::step::{Agent, Observed};
+use crate::controller::vm::step::{Agent, Fence, Observed, Replica};
 use crate::ids::{DiskId, DiskSlot};
 use crate::replica::fence::Side;
 use crate::replica::manifest::{Head, Point};
@@ -195,9 +195,11 @@ fn point(point: &Point) -> RecoveryPointStatus {
 /// The steps of the enable job, as the seed names them; start and end times stay as they were first seen.
 pub fn tasks(seen: &Observed, failed: bool, old: &[Task], now: Time) -> Vec<Task> {
     let started = matches!(seen.agent, Agent::Replicating(phase) if phase != Phase::Created);
+    let fenced = matches!(seen.fence, Fence::Behind | Fence::Current | Fence::Ahead);
+    let identified = seen.replica == Replica::Present && fenced;
     let done = [
         ("Prerequisites check for enabling protection", seen.record),
-        ("Identifying replication target", seen.replica && seen.fence),
+        ("Identifying replication target", identified),
         ("Enable replication", seen.related || seen.point),
         ("Starting initial replication", started || seen.point),
         ("Initial replication", seen.point),

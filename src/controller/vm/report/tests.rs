@@ -23,8 +23,8 @@ fn protected() -> Observed {
         replaced: false,
         failures: Vec::new(),
         record: true,
-        replica: true,
-        fence: true,
+        replica: step::Replica::Present,
+        fence: step::Fence::Current,
         described: true,
         agent: Agent::Replicating(Phase::Replicating),
         related: true,
@@ -60,6 +60,10 @@ impl Case {
     }
 
     fn status(&self) -> ProtectedVMStatus {
+        self.status_after(&ProtectedVMStatus::default())
+    }
+
+    fn status_after(&self, old: &ProtectedVMStatus) -> ProtectedVMStatus {
         let facts = Facts {
             observed: &self.observed,
             step: step::next(&self.observed),
@@ -69,7 +73,7 @@ impl Case {
             details: Details::default(),
             unsupported: &[],
         };
-        status(&facts, &ProtectedVMStatus::default(), 3, now())
+        status(&facts, old, 3, now())
     }
 
     /// Ready's status and reason, and which of Reconciling and Stalled is there.
@@ -264,4 +268,95 @@ fn tasks_keep_the_times_at_which_they_began_and_ended() {
         (after[4].start_time, after[4].end_time),
         (tasks[4].start_time, Some(later))
     );
+}
+
+fn old_status() -> ProtectedVMStatus {
+    let first = Case::of(protected()).status();
+    assert_eq!(first.state, Some(ReplicationState::Protected));
+    first
+}
+
+fn ready_of(status: &ProtectedVMStatus) -> (&str, &str) {
+    let mut conditions = status.conditions.iter();
+    let ready = conditions.find(|condition| condition.type_ == types::READY);
+    let ready = ready.unwrap();
+    (ready.reason.as_str(), ready.message.as_str())
+}
+
+#[test]
+fn a_replica_that_cannot_be_read_keeps_its_state_and_says_what_cannot_be_read() {
+    let old = old_status();
+    for observed in [
+        Observed {
+            replica: step::Replica::Unknown,
+            ..protected()
+        },
+        Observed {
+            fence: step::Fence::Unknown,
+            described: false,
+            ..protected()
+        },
+    ] {
+        let case = Case {
+            trouble: Some(trouble(Code::StorageBusy)),
+            ..Case::of(observed)
+        };
+        let status = case.status_after(&old);
+        let (reason, message) = ready_of(&status);
+        assert_eq!(reason, "ReplicaUnknown");
+        assert!(message.contains("it failed"), "{message}");
+        assert_eq!(status.state, old.state);
+        assert_eq!(status.tasks, old.tasks);
+    }
+}
+
+#[test]
+fn a_replica_that_is_damaged_is_a_humans_to_mend_and_keeps_its_state() {
+    let old = old_status();
+    let observed = Observed {
+        fence: step::Fence::Unknown,
+        ..protected()
+    };
+    let case = Case {
+        trouble: Some(trouble(Code::ReplicaDamaged)),
+        ..Case::of(observed)
+    };
+    let status = case.status_after(&old);
+    assert_eq!(ready_of(&status).0, "ReplicaDamaged");
+    assert_eq!(status.state, old.state);
+    assert!(is_true(&status.conditions, types::STALLED));
+}
+
+#[test]
+fn a_rule_that_fails_later_is_said_the_same_while_access_is_renewed() {
+    let invalid = Observed {
+        failures: vec![Failure::new("SharedDisk", "b", "c")],
+        ..protected()
+    };
+    let renewing = Observed {
+        related: false,
+        ..invalid.clone()
+    };
+    let (first, second) = (Case::of(invalid).status(), Case::of(renewing).status());
+    assert_eq!(ready_of(&first), ("PrerequisitesFailed", "b (c)"));
+    assert_eq!(first.state, Some(ReplicationState::Protected));
+    assert_eq!(first, second);
+}
+
+#[test]
+fn a_site_that_is_lost_does_not_take_back_what_its_vms_were() {
+    let old = old_status();
+    let case = Case::of(Observed {
+        site: Site::NotReady("storage does not answer".to_owned()),
+        record: false,
+        replica: step::Replica::Unknown,
+        fence: step::Fence::Unknown,
+        described: false,
+        related: false,
+        ..protected()
+    });
+    let status = case.status_after(&old);
+    assert_eq!(status.state, old.state);
+    assert_eq!(ready_of(&status).0, "Protected");
+    assert_eq!(status.tasks, old.tasks);
 }
