@@ -125,6 +125,13 @@ pub struct Trouble {
     pub next_attempt: Option<Timestamp>,
 }
 
+impl Trouble {
+    /// Whether nothing happens any more before somebody has acted.
+    pub fn needs_human(&self) -> bool {
+        class(self.fault.code) != Class::Recoverable && self.next_attempt.is_none()
+    }
+}
+
 /// Attempts at one thing, and how they went.
 #[derive(Clone, Debug, Default)]
 pub struct Attempts {
@@ -134,6 +141,15 @@ pub struct Attempts {
 }
 
 impl Attempts {
+    /// Attempts of which `failed` failed in a row before a restart, the first at `since`.
+    pub const fn resumed(failed: u32, since: Timestamp) -> Self {
+        Attempts {
+            schedule: Schedule::after(failed),
+            failed,
+            since: Some(since),
+        }
+    }
+
     /// An attempt that began at `started` has failed: the trouble to report, and how long after `started` to wait.
     pub fn failed(&mut self, fault: Fault, started: Timestamp) -> (Trouble, Duration) {
         self.failed = self.failed.saturating_add(1);
@@ -237,6 +253,15 @@ mod tests {
     #[test]
     fn a_schedule_goes_on_where_a_restart_left_it() {
         assert_eq!(Schedule::after(4).next_backoff().unwrap(), 10 * MINUTE);
+    }
+
+    #[test]
+    fn attempts_go_on_counting_after_a_restart() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let mut attempts = Attempts::resumed(4, at(0));
+        let (trouble, wait) = attempts.failed(Fault::new(Code::StorageBusy, "503"), at(1500));
+        assert_eq!((trouble.attempts, trouble.since), (5, at(0)));
+        assert_eq!(wait, 10 * MINUTE);
     }
 
     #[test]

@@ -69,6 +69,7 @@ struct Running {
     replica: RenewableSas,
     expire: watch::Sender<Timestamp>,
     synchronize: Arc<Notify>,
+    retry: Arc<Notify>,
     stop: CancellationToken,
     engine: AbortOnDropHandle<()>,
     _observer: AbortOnDropHandle<()>,
@@ -201,7 +202,7 @@ impl Supervisor {
             .collect();
         let (publish, observed) = watch::channel(Engine::initial());
         let stop = self.stop.child_token();
-        let synchronize = Arc::new(Notify::new());
+        let (synchronize, retry) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let engine = Engine {
             hypervisor: self.edges.hypervisor.clone(),
             store,
@@ -222,7 +223,7 @@ impl Supervisor {
             clock: self.edges.clock.clone(),
             progress: progress.clone(),
             publish,
-            retry: Arc::new(Notify::new()),
+            retry: retry.clone(),
             synchronize: synchronize.clone(),
             stop: stop.clone(),
         };
@@ -240,6 +241,7 @@ impl Supervisor {
             replica,
             expire,
             synchronize,
+            retry,
             stop,
             engine: AbortOnDropHandle::new(tokio::spawn(engine.run())),
             _observer: AbortOnDropHandle::new(tokio::spawn(observer.run())),

@@ -70,6 +70,7 @@ pub(super) fn disks(
             sent: counted.sent,
             rate: pace.rate,
             pending: counted.pending,
+            changed: counted.changed,
             limited_by: limit(phase, pace),
         });
     disks.collect()

@@ -155,6 +155,12 @@ impl DataPath {
     }
 }
 
+/// How work ended that did not go well.
+enum Failure {
+    Said(Fault),
+    Panicked(Fault),
+}
+
 /// The work on one replica.
 struct Task {
     worker: Worker,
@@ -177,8 +183,11 @@ impl Task {
                     self.report(None);
                     self.wait_for_work().await;
                 }
-                Err(fault) => {
-                    let (trouble, wait) = attempts.failed(fault, started);
+                Err(failure) => {
+                    let (trouble, wait) = match failure {
+                        Failure::Said(fault) => attempts.failed(fault, started),
+                        Failure::Panicked(fault) => attempts.broke(fault, started),
+                    };
                     tracing::warn!(replica = %self.store.id, fault = %trouble.fault, "cannot apply");
                     self.report(Some(trouble));
                     if self.wait_for_retry(started, wait).await {
@@ -191,9 +200,9 @@ impl Task {
 
     /// Works, and reports a panic as what it is: this replica's trouble, and nobody else's. What the worker held then is
     /// not believed any more.
-    async fn work_guarded(&mut self) -> Result<(), Fault> {
+    async fn work_guarded(&mut self) -> Result<(), Failure> {
         match AssertUnwindSafe(self.work()).catch_unwind().await {
-            Ok(result) => result.map_err(|error| error.fault()),
+            Ok(result) => result.map_err(|error| Failure::Said(error.fault())),
             Err(panic) => {
                 self.worker = Worker::new(self.store.clone());
                 let message = format!(
@@ -201,7 +210,7 @@ impl Task {
                     self.store.id,
                     said(panic.as_ref())
                 );
-                Err(Fault::new(Code::Internal, message))
+                Err(Failure::Panicked(Fault::new(Code::Internal, message)))
             }
         }
     }
@@ -341,6 +350,10 @@ mod tests {
         let trouble = next_trouble(&datapath, &mut changes).await;
         assert_eq!(trouble.fault.code, Code::Internal);
         assert!(trouble.fault.message.contains("the clock is broken"));
+        assert!(
+            trouble.next_attempt.is_some(),
+            "it is tried again by itself"
+        );
 
         clock.mended.store(true, Ordering::Relaxed);
         datapath.retry(&replica);

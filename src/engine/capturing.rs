@@ -166,7 +166,7 @@ impl Engine {
         .await?;
         durable::remove(&self.record_path())?;
         paths.iter().try_for_each(|path| durable::remove(path))?;
-        self.progress.values().for_each(|disk| disk.set_pending(0));
+        self.progress.values().for_each(|disk| disk.seal_pending());
         self.report_cycle(course, barrier, changed);
         Ok(Event::Shipped(cursors))
     }

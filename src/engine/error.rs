@@ -13,7 +13,7 @@ use crate::replica;
 use crate::replica::table::parts;
 use crate::report::{Code, Fault};
 use crate::retry::{Class, class};
-use crate::units::{ByteRange, Generation, Sequence};
+use crate::units::{ByteRange, Bytes, Generation, Sequence};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -64,7 +64,7 @@ pub enum Error {
         path: PathBuf,
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    #[error("volume {volume} has {free} bytes free, capturing stops below {least}")]
+    #[error("volume {volume} has {} free, capturing stops below {}", Bytes(*free), Bytes(*least))]
     LowSpace {
         volume: String,
         free: u64,

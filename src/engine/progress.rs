@@ -35,6 +35,8 @@ pub struct Progress {
     slowed: AtomicU64,
     /// Bytes of changes that are captured and not sealed.
     pending: AtomicU64,
+    /// Bytes of changes that were sealed.
+    changed: AtomicU64,
 }
 
 /// The counters at one moment.
@@ -48,6 +50,7 @@ pub struct Counted {
     pub sending: u64,
     pub slowed: u64,
     pub pending: u64,
+    pub changed: u64,
 }
 
 impl Progress {
@@ -90,6 +93,12 @@ impl Progress {
         self.pending.store(bytes, Ordering::Relaxed);
     }
 
+    /// What was pending is sealed.
+    pub fn seal_pending(&self) {
+        let sealed = self.pending.swap(0, Ordering::Relaxed);
+        self.changed.fetch_add(sealed, Ordering::Relaxed);
+    }
+
     pub fn counted(&self) -> Counted {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Counted {
@@ -101,6 +110,7 @@ impl Progress {
             sending: get(&self.sending),
             slowed: get(&self.slowed),
             pending: get(&self.pending),
+            changed: get(&self.changed),
         }
     }
 }

@@ -290,8 +290,18 @@ impl Engine {
         Ok(ledger)
     }
 
+    /// Tells the phase, and the trouble that ended it. Trouble of before is told as long as nothing shows that it is over:
+    /// the next attempt alone does not.
     fn report(&self, phase: &Phase, trouble: Option<Trouble>) {
+        let over = matches!(
+            phase,
+            Phase::Replicating { .. } | Phase::ResyncRequired { .. }
+        );
         self.publish.send_if_modified(|observation| {
+            let trouble = match trouble {
+                None if !over => observation.trouble.clone(),
+                trouble => trouble,
+            };
             let changed = observation.phase != *phase || observation.trouble != trouble;
             observation.phase = phase.clone();
             observation.trouble = trouble;
@@ -347,6 +357,9 @@ impl Engine {
         let sealed = Sequence::new(ledger.next().value() - 1);
         self.publish.send_if_modified(|observation| {
             let changed = observation.sealed != sealed;
+            if changed && observation.sealed > Sequence::ZERO {
+                observation.trouble = None;
+            }
             observation.sealed = sealed;
             changed
         });

@@ -135,6 +135,9 @@ pub struct DiskObservation {
     /// Bytes of changes that are captured and not sealed yet.
     #[serde(default)]
     pub pending: u64,
+    /// Bytes of changes that were sealed; zero again when the engine is started anew.
+    #[serde(default)]
+    pub changed: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limited_by: Option<Limit>,
 }

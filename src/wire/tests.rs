@@ -63,6 +63,7 @@ fn observations() -> Observations {
                 sent: 20,
                 rate: 10,
                 pending: 8,
+                changed: 4096,
                 limited_by: Some(Limit::Cap),
             }],
             sealed: Sequence::new(9),

@@ -84,6 +84,9 @@ impl Service for Supervisor {
                 running
                     .expire
                     .send_replace(next.relationship.storage.expires);
+                // One that waits after a failure tries at once: the signatures may have been what it lacked, or somebody
+                // asked for it. One that is at work is not disturbed, and remembers nothing of this.
+                running.retry.notify_waiters();
                 Some(running)
             }
             old => {
