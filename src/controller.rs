@@ -80,7 +80,7 @@ pub struct Config {
 /// If the cluster cannot be asked who it is, or leadership is lost: the process has to end.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fault> {
     let cluster = cluster_id(&config.client).await?;
-    let metrics = Arc::new(Metrics::default());
+    let metrics = Arc::new(Metrics::new(config.clock.clone()));
     let readiness = Arc::new(Readiness::default());
     let registry = Arc::new(Registry::new(config.clock.clone(), Bounds::default()));
     let (leads, leading) = channel::channel(false);

@@ -371,7 +371,7 @@ pub struct VirtualMachineCounts {
     pub protected: i32,
     /// Those whose health is Warning.
     pub warning: i32,
-    /// Those whose health is Critical: a human must act.
+    /// Those whose health is Critical: they say why, and whether a human must act.
     pub critical: i32,
 }
 

@@ -37,7 +37,8 @@ impl CopyFrequency {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ReplicationPolicy {
-    /// How often changes are copied to Azure: 30s, 5m or 15m.
+    /// How often changes are copied to Azure: 30s, 5m or 15m. RPOMet is True as long as everything older than twice this
+    /// is in Azure: what is written right after a copy began comes with the next, unless that one is late.
     #[serde(default)]
     pub copy_frequency: CopyFrequency,
     /// Which recovery points are kept.
@@ -93,7 +94,8 @@ pub struct InitialReplication {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PolicyOverride {
-    /// How often changes are copied to Azure: 30s, 5m or 15m.
+    /// How often changes are copied to Azure: 30s, 5m or 15m. RPOMet is True as long as everything older than twice this
+    /// is in Azure: what is written right after a copy began comes with the next, unless that one is late.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub copy_frequency: Option<CopyFrequency>,
     /// Which recovery points are kept.

@@ -26,7 +26,8 @@ pub struct ProtectedVMStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>")]
     pub health: Option<Health>,
-    /// Why health is not Normal, with the numbers.
+    /// Why health is not Normal: each reason's code, what it is, with the numbers. What comes and goes within five minutes
+    /// is no reason, unless it waits for a human.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub health_reasons: Vec<String>,
     /// How much of the current copy is done, such as 43%, or its place in the queue.
@@ -207,6 +208,12 @@ pub struct RecoveryPointStatus {
 pub struct Retry {
     /// Attempts that failed in a row.
     pub attempts: i32,
+    /// What is tried: a step of the controller such as Relate or ReadFence, Replicate (the agent), Apply (the data path).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<String>,
+    /// When the first of them began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Time>,
     /// When the next attempt is made. Absent where only a human can help.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_retry_time: Option<Time>,

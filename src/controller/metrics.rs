@@ -1,7 +1,9 @@
 //! What the controller counts, for Prometheus.
 
+pub mod vms;
+
 use std::fmt::Write as _;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -10,6 +12,9 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
+
+use crate::controller::metrics::vms::Vms;
+use crate::units::Clock;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Kind {
@@ -29,10 +34,12 @@ pub struct Metrics {
     leader: Gauge,
     agents: Gauge,
     vms: Family<State, Gauge>,
+    /// Of each VM.
+    pub figures: Arc<Vms>,
 }
 
-impl Default for Metrics {
-    fn default() -> Self {
+impl Metrics {
+    pub fn new(clock: Arc<dyn Clock>) -> Self {
         let mut registry = Registry::with_prefix("site_recovery");
         let reconciliations = Family::default();
         registry.register(
@@ -57,6 +64,8 @@ impl Default for Metrics {
         );
         let vms = Family::default();
         registry.register("protected_vms", "ProtectedVMs, by state", vms.clone());
+        let figures = Arc::new(Vms::new(clock));
+        registry.register_collector(Box::new(figures.clone()));
         Metrics {
             registry: Mutex::new(registry),
             reconciliations,
@@ -64,11 +73,10 @@ impl Default for Metrics {
             leader,
             agents,
             vms,
+            figures,
         }
     }
-}
 
-impl Metrics {
     /// Counts a look at an object.
     pub fn reconciled(&self, kind: &'static str, took: Duration) {
         self.reconciliations.get_or_create(&Kind { kind }).inc();
@@ -115,7 +123,7 @@ mod tests {
 
     #[test]
     fn what_is_counted_can_be_scraped() {
-        let metrics = Metrics::default();
+        let metrics = Metrics::new(Arc::new(crate::units::SystemClock));
         metrics.reconciled("ProtectedVM", Duration::from_millis(5));
         metrics.set_vms(["Protected".to_owned(), "Protected".to_owned()]);
         let text = metrics.encode();

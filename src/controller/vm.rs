@@ -5,16 +5,24 @@
 //! | [`gather`], [`find`] | what is known, from caches, agents, storage and data path |
 //! | [`rules`], [`queue`], [`step`] | what it means: prerequisites, whose turn it is, what comes next; pure |
 //! | [`describe`], [`perform`] | one change outside |
+//! | [`monitor`] | how well it goes: exposure, RPO, growth and health over time |
+//! | [`retries`] | what failed, and when it is tried again |
 //! | [`report`] | the status, computed anew; pure |
 //! | [`memory`] | what is kept between two looks |
 
 pub mod describe;
+pub mod exposure;
 pub mod find;
 pub mod gather;
+pub mod growth;
+pub mod health;
 pub mod memory;
+pub mod monitor;
 pub mod perform;
 pub mod queue;
 pub mod report;
+pub mod retries;
+pub mod rpo;
 pub mod rules;
 pub mod step;
 
@@ -27,14 +35,16 @@ use crate::api::condition::{Condition, types};
 use crate::api::protected_vm::ProtectedVM;
 use crate::api::vm_status::{LastHandled, ProtectedVMStatus};
 use crate::controller::context::Context;
+use crate::controller::metrics::vms::Figures;
 use crate::controller::unsupported;
 use crate::controller::vm::gather::{Gathered, Knowledge};
 use crate::controller::vm::memory::{Unwritten, VmMemory};
+use crate::controller::vm::monitor::Measured;
 use crate::controller::vm::report::details::{Details, DiskDetails};
 use crate::controller::vm::report::{Facts, quiet};
 use crate::controller::vm::step::{Step, Why};
 use crate::ids::ObjectName;
-use crate::retry::{Class, Trouble, class};
+use crate::report::Code;
 
 /// How soon a VM is looked at again of which something is not known yet.
 const SOON: Duration = Duration::from_secs(1);
@@ -64,10 +74,12 @@ pub async fn reconcile(
     let (last, age) = context.vm_status.last(name, &found);
     let handled = handle_annotations(vm, &last, memory, context);
     let started = context.clock.now();
-    let gathered = match gather::gather(vm, name, context, memory).await {
+    retries::resume(memory, &last, vm.metadata.generation, started);
+    let mut gathered = match gather::gather(vm, name, context, memory).await {
         Knowledge::Enough(gathered) => *gathered,
         Knowledge::NotYet => return Outcome::Again(Action::requeue(SOON)),
     };
+    look_for_mended(&mut gathered, memory, context);
     let step = step::next(&gathered.observed);
     if step == Step::Retain && waits_for_site(vm, &last, &gathered, started) {
         let note = "waits, for at most ten minutes, until its site is ready: the replica is then marked as retained";
@@ -87,20 +99,26 @@ pub async fn reconcile(
     {
         context.sites.touch(&site.name);
     }
-    let trouble = worst_trouble(memory, &gathered);
+    let failures = retries::all(memory, &gathered);
+    let failure = retries::worst(&failures);
+    let now = context.clock.now();
+    let measured = memory.monitor.look(&gathered, &failures, &last, now);
     let unsupported = unsupported::of_vm(vm);
     let facts = Facts {
         observed: &gathered.observed,
         step,
-        trouble: trouble.as_ref(),
+        trouble: failure.map(|failure| &failure.trouble),
+        measured: &measured,
         silent: gathered.silent,
         site: &vm.spec.site_ref.name,
         details: details(&gathered),
         unsupported: &unsupported,
     };
     let generation = vm.metadata.generation.unwrap_or(0);
-    let mut status = report::status(&facts, &last, generation, context.clock.now().into());
+    let mut status = report::status(&facts, &last, generation, now.into());
+    status.retry = failure.map(retries::shown);
     status.last_handled = handled;
+    show_figures(name, context, &measured, &status);
     if quiet::is_worth_writing(&last, &status, age) {
         if let Err(fault) = context
             .vm_status
@@ -116,7 +134,10 @@ pub async fn reconcile(
         announce(vm, context, &unsupported, &last, &status).await;
     }
     tell_others(vm, name, context, &last, &status);
-    Outcome::Again(again(step, acted, memory))
+    let look = again(step, acted, memory);
+    Outcome::Again(Action::requeue(
+        measured.look.map_or(look, |soon| soon.min(look)),
+    ))
 }
 
 /// Says of a deletion that went on without the fence: everything in Azure stays as it is, whatever the fence says.
@@ -199,24 +220,22 @@ async fn act(
         }
         Err(fault) => {
             tracing::warn!(vm = %name, ?step, %fault, "cannot go on");
-            memory.failing.failed(fault, started);
+            memory.failing.failed(&format!("{step:?}"), fault, started);
             Acted::Failed
         }
     }
 }
 
-fn again(step: Step, acted: Acted, memory: &VmMemory) -> Action {
+fn again(step: Step, acted: Acted, memory: &VmMemory) -> Duration {
     if let Some(at) = memory.failing.wait() {
-        return Action::requeue(at.saturating_duration_since(tokio::time::Instant::now()));
+        return at.saturating_duration_since(tokio::time::Instant::now());
     }
     match (acted, step) {
         // What the agent was told shows in its observations, which bring the VM back by themselves.
-        (Acted::Done, Step::Relate | Step::Start) => Action::requeue(MOVING),
-        (Acted::Done, _) => Action::requeue(Duration::ZERO),
-        (_, Step::Nothing(Why::Protected)) => {
-            Action::requeue(LOOK.mul_f64(rand::random_range(0.8..1.2)))
-        }
-        (_, _) => Action::requeue(MOVING),
+        (Acted::Done, Step::Relate | Step::Start) => MOVING,
+        (Acted::Done, _) => Duration::ZERO,
+        (_, Step::Nothing(Why::Protected)) => LOOK.mul_f64(rand::random_range(0.8..1.2)),
+        (_, _) => MOVING,
     }
 }
 
@@ -238,8 +257,7 @@ fn handle_annotations(
         && last.observed_generation >= 0
         && last.state.is_some();
     if asked || (memory.generation.is_some() && memory.generation != vm.metadata.generation) {
-        memory.failing.reset();
-        memory.reading.reset();
+        retries::begin_anew(memory);
         if let Some((replica, _)) = &memory.attached {
             context.datapath.retry(replica);
         }
@@ -249,26 +267,41 @@ fn handle_annotations(
     (handled != LastHandled::default()).then_some(handled)
 }
 
-/// The failure to show: one that needs a human before one that does not, the controller's own before others'.
-fn worst_trouble(memory: &VmMemory, gathered: &Gathered) -> Option<Trouble> {
-    let own = memory.failing.trouble().cloned();
-    let reading = memory.reading.trouble().cloned();
-    let agents = gathered
-        .replication
-        .as_ref()
-        .and_then(|replication| replication.trouble.clone());
-    let datapaths = gathered
-        .datapath
-        .as_ref()
-        .and_then(|observed| observed.trouble.clone());
-    let all: Vec<Trouble> = [own, reading, agents, datapaths]
-        .into_iter()
-        .flatten()
-        .collect();
-    let permanent = all
-        .iter()
-        .find(|trouble| class(trouble.fault.code) != Class::Recoverable);
-    permanent.or_else(|| all.first()).cloned()
+/// Looks again at what waits for a human when the machine has changed: it may have been mended.
+fn look_for_mended(gathered: &mut Gathered, memory: &mut VmMemory, context: &Context) {
+    let machine = gathered.found.as_ref().map(|found| &found.machine);
+    if !retries::see_machine(memory, machine) {
+        return;
+    }
+    let failures = retries::all(memory, gathered);
+    if failures.iter().any(|failure| failure.trouble.needs_human()) {
+        retries::begin_anew(memory);
+        gathered.observed.related = false;
+        if let Some((replica, _)) = &memory.attached {
+            context.datapath.retry(replica);
+        }
+    }
+}
+
+/// Shows the VM in the metrics.
+fn show_figures(
+    name: &ObjectName,
+    context: &Context,
+    measured: &Measured,
+    status: &ProtectedVMStatus,
+) {
+    let figures = Figures {
+        state: status
+            .state
+            .map(|state| format!("{state:?}"))
+            .unwrap_or_default(),
+        health: status
+            .health
+            .map(|health| format!("{health:?}"))
+            .unwrap_or_default(),
+        ..measured.figures.clone()
+    };
+    context.metrics.figures.set(name, figures);
 }
 
 fn details(gathered: &Gathered) -> Details<'_> {
@@ -342,15 +375,25 @@ async fn announce(
                 .map(|retry| retry.last_error.code.clone())
         })
     };
-    if let Some(code) = failure(status).filter(|_| failure(last) != failure(status)) {
+    let code = failure(status);
+    // That a host cannot be reached is its site's event, not one of each of its VMs.
+    let told = code
+        .as_deref()
+        .filter(|code| *code != Code::AgentUnreachable.as_str());
+    if let Some(code) = told.filter(|_| failure(last) != code) {
         let message = find(&status.conditions, types::READY)
             .map(|ready| ready.message.clone())
             .unwrap_or_default();
-        context.events.warning(vm, &code, &message).await;
+        context.events.warning(vm, code, &message).await;
+    }
+    for (reason, line) in health::news(&last.health_reasons, &status.health_reasons) {
+        if code.as_deref() != Some(reason) {
+            context.events.warning(vm, reason, line).await;
+        }
     }
     if let Some(ready) = find(&status.conditions, types::READY)
         && ready.status == "True"
-        && find(&last.conditions, types::READY).is_none_or(|before| before.status != "True")
+        && find(&last.conditions, types::READY).is_none_or(|before| before.status == "False")
     {
         context
             .events

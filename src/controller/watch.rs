@@ -214,6 +214,7 @@ async fn with_finalizer(
             Outcome::Gone => {
                 context.vm_memory.forget(name);
                 context.vm_status.forget(name);
+                context.metrics.figures.forget(name);
                 Ok((Action::await_change(), true))
             }
         }

@@ -5,4 +5,5 @@ mod adoption;
 mod enable;
 mod interruptions;
 mod refusals;
+mod watched;
 mod world;

@@ -16,6 +16,7 @@ use crate::controller::vm::describe;
 use crate::controller::vm::find::{self, Found, Host};
 use crate::controller::vm::memory::VmMemory;
 use crate::controller::vm::queue::{self, Entry, Slot};
+use crate::controller::vm::retries;
 use crate::controller::vm::rules::{self, Selection};
 use crate::controller::vm::step::{self, Agent, Observed};
 use crate::datapath::runner;
@@ -80,6 +81,7 @@ pub async fn gather(
         let_go(context, memory);
     }
     if let Some(handle) = &handle {
+        retries::see_credentials(memory, handle);
         memory.record = handle.record(name).map(|held| held.value);
     }
     let record = memory.record.clone();
@@ -168,7 +170,7 @@ async fn look_for_fence(
         Err(fault) => {
             tracing::warn!(vm = %record.object, %fault, "cannot read the fence");
             memory.fence = None;
-            memory.reading.failed(fault, now);
+            memory.reading.failed(retries::READ_FENCE, fault, now);
             return;
         }
     };

@@ -7,6 +7,8 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::controller::documents::Held;
+use crate::controller::vm::monitor::Monitor;
+use crate::controller::vm::retries::Failure;
 use crate::ids::{HostName, ReplicaId};
 use crate::replica::fence::Fence;
 use crate::replica::record::Record;
@@ -28,6 +30,13 @@ pub struct VmMemory {
     /// What the agent was told last.
     pub told: Option<Told>,
     pub failing: Failing,
+    /// Whether attempts that a restart interrupted were taken up.
+    pub resumed: bool,
+    /// What the site's account was opened with at the last look.
+    pub credentials: Option<blake3::Hash>,
+    /// A digest of the machine at the last look.
+    pub machine: Option<blake3::Hash>,
+    pub monitor: Monitor,
     /// Writes of the status that failed in a row.
     pub unwritten: Unwritten,
     /// The generation of the spec that was looked at last.
@@ -48,14 +57,24 @@ pub struct Told {
 #[derive(Default)]
 pub struct Failing {
     attempts: Attempts,
-    trouble: Option<(Trouble, Instant)>,
+    failure: Option<(Failure, Instant)>,
 }
 
 impl Failing {
-    /// A step that began at `started` has failed.
-    pub fn failed(&mut self, fault: crate::report::Fault, started: Timestamp) {
+    /// `what` began at `started` and has failed.
+    pub fn failed(&mut self, what: &str, fault: crate::report::Fault, started: Timestamp) {
         let (trouble, wait) = self.attempts.failed(fault, started);
-        self.trouble = Some((trouble, Instant::now() + wait));
+        let what = what.to_owned();
+        self.failure = Some((Failure { what, trouble }, Instant::now() + wait));
+    }
+
+    /// Goes on with what had failed before a restart.
+    pub fn resume(&mut self, failure: Failure, now: Timestamp) {
+        let Failure { trouble, .. } = &failure;
+        self.attempts = Attempts::resumed(trouble.attempts, trouble.since);
+        let wait = trouble.next_attempt.map(|at| at.duration_since(now));
+        let wait = wait.and_then(|wait| Duration::try_from(wait).ok());
+        self.failure = Some((failure, Instant::now() + wait.unwrap_or_default()));
     }
 
     /// A step has succeeded, or somebody asked to begin anew.
@@ -64,12 +83,19 @@ impl Failing {
     }
 
     pub fn trouble(&self) -> Option<&Trouble> {
-        self.trouble.as_ref().map(|(trouble, _)| trouble)
+        self.failure.as_ref().map(|(failure, _)| &failure.trouble)
+    }
+
+    /// What is tried.
+    pub fn what(&self) -> &str {
+        self.failure
+            .as_ref()
+            .map_or("", |(failure, _)| &failure.what)
     }
 
     /// When the next attempt is due; nothing if one may be made now.
     pub fn wait(&self) -> Option<Instant> {
-        self.trouble
+        self.failure
             .as_ref()
             .map(|(_, at)| *at)
             .filter(|at| *at > Instant::now())

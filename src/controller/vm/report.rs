@@ -8,13 +8,15 @@ pub mod quiet;
 
 use std::time::Duration;
 
-use crate::api::condition::{self, Said, Status, types};
+use crate::api::condition::{self, Condition, Said, Status, types};
 use crate::api::time::Time;
-use crate::api::vm_status::{Health, LastError, ProtectedVMStatus, ReplicationState, Retry};
+use crate::api::vm_status::{Health, ProtectedVMStatus, ReplicationState};
+use crate::controller::vm::health;
+use crate::controller::vm::monitor::Measured;
 use crate::controller::vm::queue::Slot;
 use crate::controller::vm::report::details::Details;
 use crate::controller::vm::step::{self, Agent, Machine, Observed, Site, Step, Why};
-use crate::retry::{Class, Trouble, class};
+use crate::retry::Trouble;
 use crate::wire::observation::Phase;
 
 /// How long an agent may be silent before what it said is not known any more.
@@ -28,6 +30,8 @@ pub struct Facts<'a> {
     pub trouble: Option<&'a Trouble>,
     /// How long the VM's agent has been silent; nothing while it is connected.
     pub silent: Option<Duration>,
+    /// How well it goes.
+    pub measured: &'a Measured,
     pub site: &'a str,
     pub details: Details<'a>,
     /// Fields of the spec that this version does not act upon.
@@ -73,10 +77,14 @@ pub fn status(
     status.state = old.state.filter(|_| unread).or(Some(verdict.state));
     (status.health, status.health_reasons) = health(facts, &verdict);
     status.progress = progress(facts);
-    status.retry = facts.trouble.map(retry);
     status.conditions = condition::merge(
         &old.conditions,
-        conditions(facts, &verdict),
+        conditions(
+            facts,
+            &verdict,
+            (status.health, &status.health_reasons),
+            &old.conditions,
+        ),
         generation,
         now,
     );
@@ -165,7 +173,7 @@ fn stalled(facts: &Facts<'_>, obstacle: Option<Why>) -> Option<Verdict> {
             ("PrerequisitesFailed", failures.join("; "))
         }
         Some(_) | None => {
-            let trouble = facts.trouble.filter(|trouble| class(trouble.fault.code) != Class::Recoverable)?;
+            let trouble = facts.trouble.filter(|trouble| trouble.needs_human())?;
             (trouble.fault.code.as_str(), trouble.fault.to_string())
         }
     };
@@ -337,41 +345,29 @@ fn progress(facts: &Facts<'_>) -> Option<String> {
     }
 }
 
+/// What is stalled is Critical, whatever else is so.
 fn health(facts: &Facts<'_>, verdict: &Verdict) -> (Option<Health>, Vec<String>) {
-    let mut reasons = Vec::new();
-    if verdict.kind == Kind::Stalled {
-        return (Some(Health::Critical), vec![verdict.message.clone()]);
+    let measured = &facts.measured.reasons;
+    let lines = measured.iter().map(health::Reason::line);
+    if verdict.kind != Kind::Stalled {
+        return (Some(health::health(measured)), lines.collect());
     }
-    if let Some(trouble) = facts.trouble {
-        reasons.push(trouble.fault.to_string());
-    }
-    if verdict.ready == Status::Unknown {
-        reasons.push(verdict.message.clone());
-    }
-    if !facts.observed.point {
-        reasons.push("there is no recovery point yet".to_owned());
-    }
-    let health = if reasons.is_empty() {
-        Health::Normal
-    } else {
-        Health::Warning
-    };
-    (Some(health), reasons)
+    let known = lines
+        .clone()
+        .any(|line| health::code(&line) == verdict.reason);
+    let stalled = (!known).then(|| format!("{}: {}", verdict.reason, verdict.message));
+    (
+        Some(Health::Critical),
+        stalled.into_iter().chain(lines).collect(),
+    )
 }
 
-fn retry(trouble: &Trouble) -> Retry {
-    Retry {
-        attempts: i32::try_from(trouble.attempts).unwrap_or(i32::MAX),
-        next_retry_time: trouble.next_attempt.map(Time::from),
-        last_error: LastError {
-            code: trouble.fault.code.to_string(),
-            message: trouble.fault.message.clone(),
-            remedy: trouble.fault.code.remedy().to_owned(),
-        },
-    }
-}
-
-fn conditions(facts: &Facts<'_>, verdict: &Verdict) -> Vec<Said> {
+fn conditions(
+    facts: &Facts<'_>,
+    verdict: &Verdict,
+    health: (Option<Health>, &[String]),
+    old: &[Condition],
+) -> Vec<Said> {
     let Verdict {
         ready,
         reason,
@@ -401,13 +397,8 @@ fn conditions(facts: &Facts<'_>, verdict: &Verdict) -> Vec<Said> {
         )),
     }
     said.push(aspects::validated(facts.observed));
-    said.push(aspects::replicating(facts.observed, facts.trouble));
-    said.push(Said::new(
-        types::RPO_MET,
-        Status::Unknown,
-        "NotMeasured",
-        "this version does not measure the RPO yet",
-    ));
+    said.push(aspects::replicating(facts, old));
+    said.push(facts.measured.rpo.clone());
     said.push(Said::new(types::RESYNCING, Status::False, "NotNeeded", ""));
     let failover = "this version does not fail over yet";
     said.push(Said::new(
@@ -416,19 +407,9 @@ fn conditions(facts: &Facts<'_>, verdict: &Verdict) -> Vec<Said> {
         "NotSupportedYet",
         failover,
     ));
-    let critical = if *kind == Kind::Stalled {
-        Status::True
-    } else {
-        Status::False
-    };
-    let why = if *kind == Kind::Stalled {
-        (reason.as_str(), message.as_str())
-    } else {
-        ("Healthy", "")
-    };
-    said.push(Said::new(types::CRITICAL, critical, why.0, why.1));
+    said.push(aspects::critical(health));
     said
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -1,10 +1,15 @@
 //! Conditions that say one thing each, beside the verdict: whether the machine may be protected, and whether it is
 //! replicated right now.
 
-use crate::api::condition::{Said, Status, types};
+use crate::api::condition::{Condition, Said, Status, types};
+use crate::api::vm_status::Health;
+use crate::controller::vm::health;
+use crate::controller::vm::report::{Facts, SILENCE};
 use crate::controller::vm::step::{Agent, Machine, Observed};
-use crate::retry::Trouble;
 use crate::wire::observation::Phase;
+
+/// Everything is sealed.
+const UP_TO_DATE: &str = "UpToDate";
 
 pub(super) fn validated(seen: &Observed) -> Said {
     match &seen.machine {
@@ -40,31 +45,67 @@ pub(super) fn validated(seen: &Observed) -> Said {
     }
 }
 
-pub(super) fn replicating(seen: &Observed, trouble: Option<&Trouble>) -> Said {
+/// Whether the VM is replicated. What was said stands while its agent is away for a moment, and while a VM that keeps to
+/// its objective takes the next barrier.
+pub(super) fn replicating(facts: &Facts<'_>, old: &[Condition]) -> Said {
     let said = |status, reason: &str, message: &str| {
         Said::new(types::REPLICATING, status, reason, message)
     };
-    match (seen.agent, trouble) {
+    let seen = facts.observed;
+    let before = old
+        .iter()
+        .find(|condition| condition.type_ == types::REPLICATING);
+    let silent = facts.silent.is_some_and(|silent| silent >= SILENCE);
+    match (seen.agent, facts.trouble) {
         (_, Some(trouble)) => said(
             Status::False,
             trouble.fault.code.as_str(),
             &trouble.fault.message,
         ),
-        (Agent::Unknown, None) => said(
-            Status::Unknown,
-            "AgentUnreachable",
-            "the host's agent has not said",
-        ),
+        (Agent::Unknown, None) => match before.filter(|_| facts.silent.is_some() && !silent) {
+            Some(before) if before.status == "True" => {
+                said(Status::True, &before.reason, &before.message)
+            }
+            Some(before) if before.status == "False" => {
+                said(Status::False, &before.reason, &before.message)
+            }
+            _ => said(
+                Status::Unknown,
+                "AgentUnreachable",
+                "the host's agent has not said",
+            ),
+        },
         (Agent::Absent, None) => said(Status::False, "NotStarted", ""),
         (Agent::Replicating(Phase::Created), None) => said(Status::False, "NotStarted", ""),
-        (Agent::Replicating(phase), None) => said(Status::True, phase_name(phase, seen.point), ""),
+        (Agent::Replicating(phase), None) => {
+            let takes_barrier =
+                matches!(phase, Phase::Freezing | Phase::Capturing | Phase::Shipping);
+            let keeps_up = seen.point
+                && facts.measured.rpo.status == Status::True
+                && before.is_some_and(|before| before.reason == UP_TO_DATE);
+            match takes_barrier && keeps_up {
+                true => said(Status::True, UP_TO_DATE, ""),
+                false => said(Status::True, phase_name(phase, seen.point), ""),
+            }
+        }
     }
+}
+
+/// Whether health is Critical, and why.
+pub(super) fn critical((health, reasons): (Option<Health>, &[String])) -> Said {
+    if health != Some(Health::Critical) {
+        return Said::new(types::CRITICAL, Status::False, "NotCritical", "");
+    }
+    let reason = reasons
+        .first()
+        .map_or("Critical", |line| health::code(line));
+    Said::new(types::CRITICAL, Status::True, reason, reasons.join("; "))
 }
 
 const fn phase_name(phase: Phase, point: bool) -> &'static str {
     match phase {
         Phase::Created => "NotStarted",
-        Phase::Replicating => "UpToDate",
+        Phase::Replicating => UP_TO_DATE,
         Phase::ResyncRequired => "ResynchronizationRequired",
         Phase::Suspended => "Suspended",
         // After a restart of the agent, say: what changed meanwhile follows.

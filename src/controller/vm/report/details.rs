@@ -9,6 +9,7 @@ use crate::api::vm_status::{
     CopyProgress, DiskStatus, Operation, ProtectedVMStatus, RecoveryPointStatus,
     RecoveryPointsStatus, Task, TaskState,
 };
+use crate::controller::vm::health::said;
 use crate::controller::vm::step::{Agent, Fence, Observed, Replica};
 use crate::ids::{DiskId, DiskSlot};
 use crate::replica::fence::Side;
@@ -155,17 +156,6 @@ const fn limit_name(limit: Limit) -> &'static str {
         Limit::Window => "Window",
         Limit::Merge => "Merge",
         Limit::Unknown => "Unknown",
-    }
-}
-
-/// A duration as people say it: `2h 10m`, `40s`.
-fn said(time: Duration) -> String {
-    let seconds = time.as_secs();
-    match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
-        (0, 0, seconds) => format!("{seconds}s"),
-        (0, minutes, _) => format!("{minutes}m"),
-        (hours, minutes, _) if hours < 48 => format!("{hours}h {minutes}m"),
-        (hours, _, _) => format!("{}d {}h", hours / 24, hours % 24),
     }
 }
 

@@ -2,12 +2,18 @@
 
 use std::time::Duration;
 
-use crate::api::vm_status::ProtectedVMStatus;
+use crate::api::condition::types;
+use crate::api::vm_status::{ProtectedVMStatus, RecoveryPointsStatus};
+use crate::controller::vm::health;
 
-/// Numbers that move are written this often at most, unless they moved far.
+/// How far a copy is is written this often at most, unless it moved far.
 const EVERY: Duration = Duration::from_secs(60);
 /// Percent that count as far.
 const FAR: i32 = 5;
+/// All else that moves: new recovery points, and the numbers of what was said before.
+const SLOWLY: Duration = Duration::from_secs(300);
+/// The first points of a VM are waited for: they are written at once.
+const FIRST_POINTS: i32 = 3;
 
 /// Whether `new` should replace `written`, which was written `age` ago.
 pub fn is_worth_writing(
@@ -18,7 +24,10 @@ pub fn is_worth_writing(
     if still(written) != still(new) {
         return true;
     }
-    written != new && (age >= EVERY || moved_far(written, new))
+    if written == new {
+        return false;
+    }
+    age >= SLOWLY || moved_far(written, new) || (age >= EVERY && progress(written) != progress(new))
 }
 
 /// The status without what moves.
@@ -28,8 +37,31 @@ fn still(status: &ProtectedVMStatus) -> ProtectedVMStatus {
     still.progress = None;
     for disk in &mut still.disks {
         disk.copy = None;
+        disk.head = None;
+    }
+    if let Some(points) = still
+        .recovery_points
+        .as_mut()
+        .filter(|points| points.count >= FIRST_POINTS)
+    {
+        *points = RecoveryPointsStatus::default();
+    }
+    for line in &mut still.health_reasons {
+        *line = health::code(line).to_owned();
+    }
+    let numbers = [types::RPO_MET, types::CRITICAL];
+    let conditions = still.conditions.iter_mut();
+    for condition in conditions.filter(|condition| numbers.contains(&condition.type_.as_str())) {
+        condition.message.clear();
     }
     still
+}
+
+/// How far the copies are.
+fn progress(status: &ProtectedVMStatus) -> impl PartialEq {
+    let disks = status.disks.iter();
+    let copies: Vec<_> = disks.map(|disk| disk.copy.clone()).collect();
+    (status.progress.clone(), copies)
 }
 
 fn moved_far(written: &ProtectedVMStatus, new: &ProtectedVMStatus) -> bool {
@@ -110,6 +142,35 @@ mod tests {
             &status(Some(100)),
             SECOND
         ));
+    }
+
+    #[test]
+    fn what_every_cycle_brings_is_written_every_five_minutes() {
+        use crate::api::condition::{Said, Status, merge};
+        let at = |second| jiff::Timestamp::from_second(second).unwrap().into();
+        let cycle = |number: i32| {
+            let mut status = status(None);
+            status.disks[0].head =
+                Some(["Applying", "Consistent"][usize::from(number % 2 == 0)].to_owned());
+            status.recovery_points = Some(RecoveryPointsStatus {
+                count: number,
+                ..RecoveryPointsStatus::default()
+            });
+            status.health_reasons = vec![format!("CyclesMissed: {number} of 100")];
+            let message = format!("the last {number}m are not in Azure");
+            let missed = Said::new(types::RPO_MET, Status::False, "TargetMissed", message);
+            status.conditions = merge(&[], vec![missed], 1, at(0));
+            status
+        };
+        assert!(!is_worth_writing(&cycle(10), &cycle(11), SLOWLY - SECOND));
+        assert!(is_worth_writing(&cycle(10), &cycle(11), SLOWLY));
+        assert!(
+            is_worth_writing(&cycle(1), &cycle(2), SECOND),
+            "the first points are waited for"
+        );
+        let mut other = cycle(11);
+        other.health_reasons = vec!["LatencyHigh: 6m".to_owned()];
+        assert!(is_worth_writing(&cycle(10), &other, SECOND));
     }
 
     #[test]

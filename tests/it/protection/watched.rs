@@ -1,0 +1,204 @@
+//! How well it goes is told: in conditions, in metrics, and by one event per thing that happened.
+
+use k8s_openapi::api::events::v1::Event;
+use kube::Api;
+use kube::api::ListParams;
+use site_recovery::api::vm_status::{Health, ProtectedVMStatus};
+use site_recovery::host::Kind;
+use site_recovery::host::lab::fault::{Effect, Fault, Place};
+use site_recovery::lab::stage::Controller;
+use site_recovery::units::MIB;
+
+use super::world::{NAMESPACE, World, blocking, machine, protected_vm, until};
+
+/// A condition of a VM: its status and its reason.
+fn condition(status: &ProtectedVMStatus, type_: &str) -> Option<(String, String)> {
+    let mut all = status.conditions.iter();
+    let found = all.find(|condition| condition.type_ == type_)?;
+    Some((found.status.clone(), found.reason.clone()))
+}
+
+fn is(status: &ProtectedVMStatus, type_: &str, wanted: (&str, &str)) -> bool {
+    condition(status, type_)
+        .is_some_and(|(status, reason)| (status.as_str(), reason.as_str()) == wanted)
+}
+
+/// Warnings of the namespace: the kind that each regards, and its reason.
+async fn warnings(world: &World) -> Vec<(String, String)> {
+    let api: Api<Event> = Api::namespaced(world.stage.client(), NAMESPACE);
+    let events = api.list(&ListParams::default()).await.unwrap();
+    let warnings = events
+        .into_iter()
+        .filter(|event| event.type_.as_deref() == Some("Warning"));
+    let said = warnings.map(|event| {
+        let kind = event.regarding.and_then(|regarding| regarding.kind);
+        (kind.unwrap_or_default(), event.reason.unwrap_or_default())
+    });
+    said.collect()
+}
+
+/// Waits until the metrics have a line that begins so.
+async fn until_metric(controller: &Controller, wanted: &str) -> String {
+    until(wanted, async || {
+        let text = controller.metrics().await?;
+        let line = text.lines().find(|line| line.starts_with(wanted))?;
+        Some(line.to_owned())
+    })
+    .await
+}
+
+/// How often VMs were looked at.
+async fn looks(controller: &Controller) -> u64 {
+    let line = until_metric(
+        controller,
+        r#"site_recovery_reconciliations_total{kind="ProtectedVM"}"#,
+    );
+    let line = line.await;
+    line.rsplit_once(' ').unwrap().1.parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vm_that_keeps_up_meets_its_objective_and_is_in_the_metrics_as_long_as_it_exists() {
+    let world = World::new().await;
+    let controller = world.stage.controller("c0").await.unwrap();
+    let mut host = world.host("hv1").await;
+    machine(&host, "web", &[("scsi:0:0", 64 * MIB)], 8 * MIB).await;
+    host.start_agent().unwrap();
+    world.apply(&world.site(&["hv1"], |_| {})).await;
+    world.apply(&[protected_vm("web")]).await;
+
+    let met = |status: &ProtectedVMStatus| is(status, "RPOMet", ("True", "WithinTarget"));
+    let status = world.until_status("web", "within its objective", met).await;
+    let copied = |status: &ProtectedVMStatus| status.health == Some(Health::Normal);
+    world.until_status("web", "healthy", copied).await;
+    assert_eq!(condition(&status, "Critical").unwrap().0, "False");
+
+    let of = r#"{namespace="default",name="web""#;
+    until_metric(
+        &controller,
+        &format!("site_recovery_vm_rpo_seconds{of},by=\"upload\"}}"),
+    )
+    .await;
+    until_metric(
+        &controller,
+        &format!("site_recovery_vm_rpo_seconds{of},by=\"processing\"}}"),
+    )
+    .await;
+    until_metric(
+        &controller,
+        &format!("site_recovery_vm_health{of},by=\"Normal\"}} 1"),
+    )
+    .await;
+    until_metric(
+        &controller,
+        &format!("site_recovery_vm_disk_pending_bytes{of},disk=\"scsi:0:0\"}}"),
+    )
+    .await;
+
+    world
+        .stage
+        .kubectl(&["delete", "protectedvm", "web"], b"")
+        .await
+        .unwrap();
+    let text = controller.metrics().await.unwrap();
+    assert!(!text.contains(of), "a VM that is gone has metrics: {text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_host_is_one_event_of_its_site_and_none_of_its_vms() {
+    let world = World::new().await;
+    let controller = world.stage.controller("c0").await.unwrap();
+    let mut host = world.host("hv1").await;
+    let vms = ["a", "b", "c"];
+    for vm in vms {
+        machine(&host, vm, &[("scsi:0:0", 16 * MIB)], MIB).await;
+    }
+    host.start_agent().unwrap();
+    world.apply(&world.site(&["hv1"], |_| {})).await;
+    world.apply(&vms.map(protected_vm)).await;
+    let mut before = Vec::new();
+    for vm in vms {
+        let up_to_date =
+            |status: &ProtectedVMStatus| is(status, "Replicating", ("True", "UpToDate"));
+        world.until_status(vm, "up to date", up_to_date).await;
+        before.push(world.until_protected(vm).await);
+    }
+    let warned = warnings(&world).await;
+
+    host.kill_agent();
+    world
+        .until_site("AgentsConnected", |status, _| status == "False")
+        .await;
+    let looked = looks(&controller).await;
+    until("every VM to be looked at after that", async || {
+        (looks(&controller).await >= looked + 6).then_some(())
+    })
+    .await;
+
+    for (vm, before) in vms.into_iter().zip(before) {
+        let after = world.status(vm).await;
+        assert_eq!(
+            after.conditions, before.conditions,
+            "{vm} is said to have changed"
+        );
+    }
+    let mut new = warnings(&world).await;
+    new.retain(|warning| !warned.contains(warning));
+    assert_eq!(new.len(), 1, "{new:?}");
+    assert_eq!(new[0].0, "HyperVSite");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_for_a_human_is_critical_at_once_and_goes_on_when_one_asks_for_it() {
+    let world = World::new().await;
+    let _controller = world.stage.controller("c0").await.unwrap();
+    let mut host = world.host("hv1").await;
+    let web = machine(&host, "web", &[("scsi:0:0", 64 * MIB)], 8 * MIB).await;
+    let console = host.console();
+    let broken = Fault {
+        place: Place::Freeze,
+        vm: Some(web.id.clone()),
+        disk: None,
+        times: 1,
+        effect: Effect::Fail {
+            kind: Kind::BrokenChain,
+            detail: "the parent is missing".to_owned(),
+        },
+    };
+    blocking(move || console.fault(&broken).unwrap()).await;
+    host.start_agent().unwrap();
+    world.apply(&world.site(&["hv1"], |_| {})).await;
+    world.apply(&[protected_vm("web")]).await;
+
+    let stalled = |status: &ProtectedVMStatus| is(status, "Stalled", ("True", "BrokenDiskChain"));
+    let status = world.until_status("web", "stalled", stalled).await;
+    assert_eq!(status.health, Some(Health::Critical));
+    assert!(
+        status.health_reasons[0].starts_with("BrokenDiskChain: "),
+        "{:?}",
+        status.health_reasons
+    );
+    let retry = status.retry.unwrap();
+    assert_eq!(
+        (retry.step.as_deref(), retry.next_retry_time),
+        (Some("Replicate"), None)
+    );
+    let warned = until("the event", async || {
+        let warned = warnings(&world).await;
+        warned
+            .iter()
+            .any(|(_, reason)| reason == "BrokenDiskChain")
+            .then_some(warned)
+    })
+    .await;
+    let of_it = warned
+        .iter()
+        .filter(|(_, reason)| reason == "BrokenDiskChain");
+    assert_eq!(of_it.count(), 1);
+
+    // Its cause has been mended; by itself it would be looked at after half an hour.
+    let annotate = ["annotate", "protectedvm", "web", "siterecovery.dev/retry=1"];
+    world.stage.kubectl(&annotate, b"").await.unwrap();
+    let status = world.until_protected("web").await;
+    assert_eq!(status.last_handled.unwrap().retry.as_deref(), Some("1"));
+}
