@@ -13,5 +13,6 @@ mod hypervisor;
 mod lab_tools;
 mod outside;
 mod protection;
+mod replica;
 mod replication;
 mod shared_cluster;

@@ -2,5 +2,5 @@
 //! model froze, whatever happens in between.
 
 mod copy;
-mod model;
-mod world;
+pub(crate) mod model;
+pub(crate) mod world;
