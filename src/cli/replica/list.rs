@@ -23,11 +23,11 @@ pub(in crate::cli) struct Args {
     /// A ProtectedVM as namespace/name, or the id of a replica; absent: all that the account has
     #[arg(value_name = "VM")]
     vm: Option<VmName>,
-    #[command(flatten)]
-    account: AccountArgs,
     /// Print JSON
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    account: AccountArgs,
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {

@@ -19,8 +19,6 @@ use crate::units::Bytes;
 
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Args {
-    #[command(flatten)]
-    replica: ReplicaArgs,
     /// The recovery point, by the beginning of its id
     #[arg(long, value_name = "ID")]
     point: Option<String>,
@@ -45,6 +43,8 @@ pub(in crate::cli) struct Args {
     /// Print JSON
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    replica: ReplicaArgs,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]

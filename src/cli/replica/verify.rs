@@ -14,8 +14,6 @@ const DAMAGED: u8 = 2;
 
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Args {
-    #[command(flatten)]
-    replica: ReplicaArgs,
     /// The recovery point whose content is compared, by the beginning of its id; absent: the newest
     #[arg(long, value_name = "ID")]
     point: Option<String>,
@@ -25,6 +23,8 @@ pub(in crate::cli) struct Args {
     /// Print JSON
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    replica: ReplicaArgs,
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
