@@ -12,20 +12,27 @@
 //!
 //! [`store`] is where one replica stands, [`worker`] works on one, [`runner`] on many; [`room`] bounds what a cycle holds; what a cycle brings and does is
 //! decided in [`plan`], [`digest`], [`advance`] and [`fold`], which do no I/O.
+//!
+//! Beside it, and beside a running one, stands what only reads: [`inspect`] finds replicas and says how they are,
+//! [`content`] reads a disk of a point and compares it with the chunk table, on which [`verify`] and [`restore`] build.
 
 pub mod advance;
 pub mod collect;
+pub mod content;
 pub mod cycle;
 pub mod digest;
 pub mod error;
 pub mod fold;
 pub mod inbox;
+pub mod inspect;
 pub mod logs;
 pub mod plan;
+pub mod restore;
 pub mod room;
 pub mod runner;
 pub mod store;
 pub mod tables;
+pub mod verify;
 pub mod worker;
 
 pub use error::Error;

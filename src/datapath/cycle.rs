@@ -136,7 +136,7 @@ pub const fn padded(size: u64) -> u64 {
 }
 
 /// The UUID that stands in a disk's footer: the first bits of its id.
-fn identity_of(id: &DiskId) -> uuid::Uuid {
+pub fn identity_of(id: &DiskId) -> uuid::Uuid {
     let mut bits = [0; 16];
     bits.copy_from_slice(&blake3::hash(id.as_str().as_bytes()).as_bytes()[..16]);
     uuid::Builder::from_random_bytes(bits).into_uuid()

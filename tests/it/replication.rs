@@ -5,5 +5,5 @@ mod broken;
 mod copy;
 mod delta;
 mod inbox;
-mod model;
-mod world;
+pub(crate) mod model;
+pub(crate) mod world;
