@@ -91,6 +91,7 @@ pub(crate) async fn record(world: &World) -> String {
     assert!(world.account.create_container(&name).await.unwrap());
     let container = world.account.container(&name);
     let owner = Owner {
+        term: 0,
         cluster: "a-cluster".to_owned(),
         site,
     };
