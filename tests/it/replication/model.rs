@@ -34,7 +34,6 @@ struct State {
     /// Changes before this generation are not known any more, by disk.
     lost: BTreeMap<DiskSlot, usize>,
     fails: bool,
-    off: bool,
     /// The guest cannot be quiesced.
     restless: bool,
 }
@@ -106,10 +105,6 @@ impl Model {
         let mut state = self.lock();
         let now = state.written.len();
         state.lost.insert(slot(disk), now);
-    }
-
-    pub(crate) fn turn_off(&self) {
-        self.lock().off = true;
     }
 
     /// From now on the guest can be quiesced again.
@@ -199,11 +194,7 @@ impl Hypervisor for Witnessed {
             id: vm(),
             name: "model".to_owned(),
             boot: BootGeneration::Gen2,
-            power: if state.off {
-                PowerState::Off
-            } else {
-                PowerState::Running
-            },
+            power: PowerState::Running,
             busy: None,
             processors: 1,
             memory_mib: 1024,
