@@ -2,7 +2,8 @@
 //!
 //! Read from storage, never from memory: the inbox is listed first and `replica.json` read afterwards, so that a seal
 //! which the data path applies and deletes in between is seen in one of the two. A seal is written once; when its reply
-//! is lost, what stands there decides.
+//! is lost, what stands there decides. It counts only once the manifest, read afterwards, shows that nobody else's was
+//! applied in its place.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -292,7 +293,18 @@ impl Ledger {
         };
         let options = PutOptions::create().json();
         match once::create(self.store.inbox.as_ref(), &name, bytes, &options).await {
-            Ok(Creation::Created(_) | Creation::AlreadyThere(_)) => Ok(()),
+            // Its place was empty. It is ours only if it was so because nobody had sealed there: what another had
+            // sealed may have been applied, and be gone.
+            Ok(Creation::Created(_) | Creation::AlreadyThere(_)) => {
+                let now = self.store.manifest().await?;
+                let taken = now.last_applied.sequence >= self.next;
+                let ours = now.last_applied.seal == Some(id);
+                if now.chain == self.chain && (ours || !taken) {
+                    Ok(())
+                } else {
+                    Err(superseded())
+                }
+            }
             Ok(Creation::Different) => Err(superseded()),
             // It was there and is gone: applied, if it was ours.
             Err(error) if error.is_not_found() => {
