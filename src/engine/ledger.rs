@@ -285,12 +285,16 @@ impl Ledger {
         Ok(())
     }
 
-    async fn store_seal(&self, bytes: Bytes, id: Digest) -> Result<(), Error> {
-        let name = names::seal(self.next);
-        let superseded = || Error::Superseded {
+    /// That another writes to this chain, at the place of the next seal or before it.
+    pub fn superseded(&self) -> Error {
+        Error::Superseded {
             replica: self.store.id.clone(),
             sequence: self.next,
-        };
+        }
+    }
+
+    async fn store_seal(&self, bytes: Bytes, id: Digest) -> Result<(), Error> {
+        let name = names::seal(self.next);
         let options = PutOptions::create().json();
         match once::create(self.store.inbox.as_ref(), &name, bytes, &options).await {
             // Its place was empty. It is ours only if it was so because nobody had sealed there: what another had
@@ -302,17 +306,17 @@ impl Ledger {
                 if now.chain == self.chain && (ours || !taken) {
                     Ok(())
                 } else {
-                    Err(superseded())
+                    Err(self.superseded())
                 }
             }
-            Ok(Creation::Different) => Err(superseded()),
+            Ok(Creation::Different) => Err(self.superseded()),
             // It was there and is gone: applied, if it was ours.
             Err(error) if error.is_not_found() => {
                 let applied = self.store.manifest().await?.last_applied;
                 if applied.seal == Some(id) {
                     Ok(())
                 } else {
-                    Err(superseded())
+                    Err(self.superseded())
                 }
             }
             Err(error) => Err(self.store.storage("write a seal")(error)),
