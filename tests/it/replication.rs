@@ -5,5 +5,5 @@ mod broken;
 mod copy;
 mod delta;
 mod inbox;
-mod model;
+pub(crate) mod model;
 mod world;
