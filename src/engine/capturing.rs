@@ -128,6 +128,10 @@ impl Engine {
             Err(error) => return Err(error),
         };
         let mut ledger = self.ledger().await?;
+        // Another has sealed since: what it brought may be newer than what was captured here.
+        if record.after != ledger.last_seal() {
+            return Err(ledger.superseded());
+        }
         let paths: Vec<PathBuf> = record.disks.iter().map(|disk| disk.path.clone()).collect();
         let (barrier, changed) = (record.barrier.time, record.changed());
         for disk in &record.disks {

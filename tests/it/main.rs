@@ -4,6 +4,7 @@
 
 mod architecture;
 mod blob;
+mod campaign;
 mod chart;
 mod connection;
 mod corpus;
