@@ -12,9 +12,10 @@ use crate::datapath::inbox;
 use crate::datapath::plan::{self, Cycle, Plan};
 use crate::datapath::store::{Held, Store};
 use crate::datapath::tables;
-use crate::ids::DiskId;
+use crate::ids::{ChainId, DiskId};
 use crate::replica::manifest::Manifest;
 use crate::replica::names;
+use crate::replica::retention::Retention;
 use crate::units::Sequence;
 
 /// The owner of one replica's pages, until another takes over.
@@ -26,6 +27,10 @@ pub struct Worker {
     seen: Option<Manifest>,
     /// Whether an unfinished cycle may have left something behind.
     litter: bool,
+    /// Which recovery points are kept.
+    retention: Retention,
+    /// A new chain is wanted if the present one is this.
+    retired: Option<ChainId>,
 }
 
 /// What one step did.
@@ -44,7 +49,19 @@ impl Worker {
             held: None,
             seen: None,
             litter: true,
+            retention: Retention::default(),
+            retired: None,
         }
+    }
+
+    /// Keeps recovery points as `retention` says, from the next step on. Until it is told, all stay.
+    pub fn keep(&mut self, retention: Retention) {
+        self.retention = retention;
+    }
+
+    /// Begins a new chain in the next step if the present one is `retired`.
+    pub fn retire(&mut self, retired: Option<ChainId>) {
+        self.retired = retired;
     }
 
     /// The manifest as this worker last saw it; nothing if the replica has none.
