@@ -14,14 +14,17 @@
 //! decided in [`plan`], [`digest`], [`advance`] and [`fold`], which do no I/O.
 
 pub mod advance;
+pub mod chain;
 pub mod collect;
 pub mod cycle;
 pub mod digest;
+pub mod disk;
 pub mod error;
 pub mod fold;
 pub mod inbox;
 pub mod logs;
 pub mod plan;
+pub mod prune;
 pub mod room;
 pub mod runner;
 pub mod store;
