@@ -182,7 +182,7 @@ async fn put_footer(
 }
 
 /// The UUID that stands in a disk's footer: the first bits of its id.
-fn identity_of(id: &DiskId) -> uuid::Uuid {
+pub fn identity_of(id: &DiskId) -> uuid::Uuid {
     let mut bits = [0; 16];
     bits.copy_from_slice(&blake3::hash(id.as_str().as_bytes()).as_bytes()[..16]);
     uuid::Builder::from_random_bytes(bits).into_uuid()

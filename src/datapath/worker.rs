@@ -226,8 +226,9 @@ impl Worker {
                 continue;
             };
             let salt = cycle::salt(&held.manifest).wrapping_add(1);
-            let folded =
-                tables::fold(&self.store, &id, disk.size, &disk.tables[run.clone()], salt).await?;
+            let parts = &disk.tables[run.clone()];
+            let size = size_at(&held.manifest, &id, parts[parts.len() - 1].to);
+            let folded = tables::fold(&self.store, &id, size, parts, salt).await?;
             let mut next = held.manifest.clone();
             let old: Vec<_> = match next.disks.get_mut(&id) {
                 Some(disk) => disk.tables.splice(run, [folded]).collect(),
@@ -240,6 +241,18 @@ impl Worker {
         }
         Ok(held)
     }
+}
+
+/// The size that a disk of the replica had at `sequence`, or somewhat later: but not later than any point since, which must
+/// be able to read what tells of it.
+fn size_at(manifest: &Manifest, id: &DiskId, sequence: Sequence) -> u64 {
+    let since = manifest.points.iter();
+    let sizes = since
+        .filter(|point| point.sequence >= sequence)
+        .filter_map(|point| point.disks.get(id))
+        .map(|disk| disk.size);
+    let now = manifest.disks.get(id).map_or(0, |disk| disk.size);
+    sizes.fold(now, u64::min)
 }
 
 /// The cycle to run now, if there is one; if there is none, the inbox is swept.

@@ -14,5 +14,6 @@ mod lab_tools;
 mod leader;
 mod outside;
 mod protection;
+mod replica;
 mod replication;
 mod shared_cluster;
