@@ -218,11 +218,12 @@ pub(crate) async fn cloud() -> anyhow::Result<()> {
     let endpoint = Endpoint::parse(&order.endpoint)?;
     let account = AccountClient::with_key(&Http::new(&[])?, endpoint, key, BlobOptions::default());
     let (data_path, mut changes) = DataPath::new(runner::CONCURRENCY, Arc::new(SystemClock));
-    data_path.attach(datapath::store::Store {
+    let store = datapath::store::Store {
         id: order.replica.clone(),
         inbox: account.container(&order.inbox),
         replica: account.container(&order.store),
-    });
+    };
+    data_path.attach(store, runner::Duties::default());
     loop {
         tokio::select! {
             changed = changes.recv() => {

@@ -4,7 +4,7 @@ use kube::ResourceExt as _;
 
 use crate::api::annotation;
 use crate::api::hyperv_site::{HyperVSiteSpec, Resynchronization};
-use crate::api::policy::{RecoveryPoints, ReplicationPolicy};
+use crate::api::policy::ReplicationPolicy;
 use crate::api::protected_vm::{DeletionPolicy, ProtectedVM};
 
 /// The reason of the event that names them.
@@ -18,10 +18,6 @@ pub fn of_site(spec: &HyperVSiteSpec) -> Vec<&'static str> {
         (
             policy.copy_frequency != defaults.copy_frequency,
             "replicationPolicy.copyFrequency",
-        ),
-        (
-            policy.recovery_points != RecoveryPoints::default(),
-            "replicationPolicy.recoveryPoints",
         ),
         (
             policy.app_consistent_frequency != defaults.app_consistent_frequency,

@@ -18,7 +18,7 @@ use tempfile::TempPath;
 use crate::datapath::content::compare::{Compared, nonzero_chunks};
 use crate::datapath::content::table::ComposedTable;
 use crate::datapath::content::{self, Piece, Progress, Subject, Want};
-use crate::datapath::cycle;
+use crate::datapath::disk;
 use crate::datapath::inspect::Error;
 use crate::datapath::store::Store;
 use crate::durable;
@@ -106,7 +106,7 @@ async fn create(subject: &Subject, target: &Target) -> Result<(WritableImage, Te
         Format::Vhd | Format::Raw => Allocation::Fixed,
         Format::Vhdx => Allocation::Dynamic,
     };
-    let identifier = cycle::identity_of(&subject.disk);
+    let identifier = disk::identity_of(&subject.disk);
     let options = CreateOptions::new(
         target.format,
         allocation,

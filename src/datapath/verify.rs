@@ -19,7 +19,7 @@ use futures::{StreamExt, TryStreamExt};
 use crate::blob::names::BlobRef;
 use crate::datapath::content::compare::Compared;
 use crate::datapath::content::{self, Progress, Subject, Want};
-use crate::datapath::cycle;
+use crate::datapath::disk;
 use crate::datapath::inspect::{self, Error};
 use crate::datapath::store::Store;
 use crate::datapath::verify::report::{DiskReport, Findings, Report};
@@ -206,7 +206,7 @@ impl Verifier<'_> {
 
     /// What is wrong behind the disk's last byte: padding up to whole MiB, and the footer.
     async fn end(&self, subject: &Subject) -> Result<Option<String>, Error> {
-        let padded = cycle::padded(subject.size);
+        let padded = disk::padded(subject.size);
         let range = ByteRange::new(subject.size, padded + SECTOR).expect("the footer is behind");
         let got = self
             .store
@@ -217,7 +217,7 @@ impl Verifier<'_> {
             .map_err(Error::storage("read the end of a recovery point"))?;
         let expected = vhd::fixed_footer(
             padded,
-            cycle::identity_of(&subject.disk),
+            disk::identity_of(&subject.disk),
             jiff::Timestamp::UNIX_EPOCH,
         );
         let wrong = match got.bytes.strip_suffix(&expected[..]) {

@@ -2,14 +2,19 @@
 
 use jiff::Timestamp;
 
-use crate::api::policy::ReplicationPolicy;
+use crate::api::hyperv_site::HyperVSite;
+use crate::api::policy::{ReplicationPolicy, RetentionTier};
+use crate::api::protected_vm::ProtectedVM;
+use crate::api::quantity;
 use crate::controller::site::handle::SiteHandle;
 use crate::controller::vm::find::Found;
 use crate::controller::vm::rules;
+use crate::datapath::runner::Duties;
 use crate::host::Machine;
 use crate::ids::{DiskId, random};
 use crate::replica::fence::{DescribedDisk, Fence, MachineDescription};
 use crate::replica::record::Record;
+use crate::replica::retention::{Retention, Tier};
 use crate::secret::SasToken;
 use crate::wire::{ContainerAccess, Policy, RelatedDisk, Relationship, StorageAccess};
 
@@ -90,6 +95,25 @@ pub fn relationship(
             expires: Timestamp::UNIX_EPOCH,
         },
     }
+}
+
+/// What the data path does for a VM, by its own policy and its site's. Points of tiers that cannot be understood stay.
+pub fn duties(vm: &ProtectedVM, site: Option<&HyperVSite>) -> Duties {
+    let own = vm.spec.replication_policy.as_ref();
+    let points = own
+        .and_then(|policy| policy.recovery_points.as_ref())
+        .or(site.map(|site| &site.spec.replication_policy.recovery_points));
+    let tier = |tier: &RetentionTier| {
+        Some(Tier {
+            every: quantity::duration(&tier.every)?,
+            keep: quantity::duration(&tier.for_)?,
+        })
+    };
+    let tiers = points.and_then(|points| points.keep.iter().map(tier).collect());
+    let retention = Retention {
+        tiers: tiers.unwrap_or_default(),
+    };
+    Duties { retention }
 }
 
 /// Whether two relationships differ in access alone.

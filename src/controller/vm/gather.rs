@@ -18,7 +18,7 @@ use crate::controller::vm::memory::VmMemory;
 use crate::controller::vm::queue::{self, Entry, Slot};
 use crate::controller::vm::rules::{self, Selection};
 use crate::controller::vm::step::{self, Agent, Observed};
-use crate::datapath::runner;
+use crate::datapath::runner::{self, Duties};
 use crate::ids::ObjectName;
 use crate::replica::fence::Fence;
 use crate::replica::names;
@@ -84,7 +84,10 @@ pub async fn gather(
     }
     let record = memory.record.clone();
     let datapath = match (&handle, &record) {
-        (Some(handle), Some(record)) => Some(attach(context, name, memory, handle, record)),
+        (Some(handle), Some(record)) => {
+            let duties = describe::duties(vm, site);
+            Some(attach(context, name, memory, (handle, record), duties))
+        }
         _ => record
             .as_ref()
             .and_then(|record| context.datapath.observe(&record.replica)),
@@ -120,13 +123,13 @@ fn let_go(context: &Context, memory: &mut VmMemory) {
     memory.reading.reset();
 }
 
-/// Has the data path work on the VM's replica, with the credentials of now.
+/// Has the data path work on the VM's replica, with the credentials and the policy of now.
 fn attach(
     context: &Context,
     name: &ObjectName,
     memory: &mut VmMemory,
-    handle: &SiteHandle,
-    record: &Record,
+    (handle, record): (&SiteHandle, &Record),
+    duties: Duties,
 ) -> runner::Observation {
     let attached = (record.replica.clone(), handle.fingerprint);
     if memory.attached.as_ref() != Some(&attached) {
@@ -138,8 +141,9 @@ fn attach(
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
         owners.insert(record.replica.clone(), name.clone());
-        context.datapath.attach(handle.store(&record.replica));
     }
+    let store = handle.store(&record.replica);
+    context.datapath.attach(store, duties);
     context
         .datapath
         .observe(&record.replica)
