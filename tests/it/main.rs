@@ -13,6 +13,7 @@ mod formats;
 mod hypervisor;
 mod lab_tools;
 mod leader;
+mod model_check;
 mod outside;
 mod protection;
 mod replica;
