@@ -107,8 +107,8 @@ pub struct SiteHost {
     pub cluster: Option<String>,
     /// Whether somebody works on the host: replication of its VMs holds, nothing of it is alarming, and it goes on when
     /// this is taken back.
-    #[serde(default)]
-    pub maintenance: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub maintenance: Option<bool>,
 }
 
 /// The Azure side of a site.

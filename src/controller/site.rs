@@ -23,7 +23,6 @@ use crate::controller::context::{Context, name_of};
 use crate::controller::gateway::host_state::{HostState, Link};
 use crate::controller::gateway::refusals::Claimant;
 use crate::controller::site::bandwidth::Cap;
-use crate::controller::site::deletions::Deletions;
 use crate::controller::site::handle::{SiteHandle, SiteView};
 use crate::controller::site::ownership::Settled;
 use crate::controller::site::report::{Facts, Host, Owner};
@@ -88,7 +87,7 @@ pub async fn reconcile(site: &HyperVSite, context: &Context, memory: &mut SiteMe
         }
     };
     let hosts = hosts(site, &name, context);
-    let breaker = breaker(site, &name, context, memory.handle.as_deref());
+    let breaker = deletions::now(site, &name, context, memory.handle.as_deref());
     let facts = facts(site, context, &found, &hosts, (&unsupported, breaker));
     show(&name, context, memory, &facts);
     // Policy, window, pauses and maintenance are said of the site and done for its VMs.
@@ -125,7 +124,7 @@ async fn say_what_is_awaited(
         owner: Owner::Unknown,
     };
     let hosts = hosts(site, name, context);
-    let breaker = breaker(site, name, context, None);
+    let breaker = deletions::now(site, name, context, None);
     let facts = facts(site, context, &awaited, &hosts, (unsupported, breaker));
     write_status(site, name, context, &facts).await;
 }
@@ -140,7 +139,7 @@ fn facts<'a>(
     let name = &name_of(site).expect("an object that is reconciled has a name");
     let worked_on = |host: &HostName| {
         let mut listed = site.spec.hosts.iter();
-        listed.any(|listed| listed.name == host.as_str() && listed.maintenance)
+        listed.any(|listed| listed.name == host.as_str() && listed.maintenance == Some(true))
     };
     let listed: Vec<HostName> = hosts.iter().map(|(name, _)| name.clone()).collect();
     Facts {
@@ -435,25 +434,6 @@ async fn write_status(site: &HyperVSite, name: &ObjectName, context: &Context, f
     }
     // What changed is announced once it stands there: what is not written is found changed again.
     announce(site, context, facts, &last, &status).await;
-}
-
-/// The breaker of the site's deletions as it is now.
-fn breaker(
-    site: &HyperVSite,
-    name: &ObjectName,
-    context: &Context,
-    handle: Option<&SiteHandle>,
-) -> Option<DeletionBreaker> {
-    let found = site.status.clone().unwrap_or_default();
-    let (last, _) = context.site_status.last(name, &found);
-    let before = last.deletion_breaker.as_ref();
-    let deletions = handle.map(|handle| Deletions::of(name, handle, context, before));
-    deletions::breaker(
-        site,
-        before,
-        deletions.unwrap_or_default(),
-        context.clock.now(),
-    )
 }
 
 /// Events of what changed.

@@ -93,6 +93,25 @@ pub fn breaker(
     (next != DeletionBreaker::default()).then_some(next)
 }
 
+/// The breaker of the site's deletions as it is now.
+pub fn now(
+    site: &HyperVSite,
+    name: &ObjectName,
+    context: &Context,
+    handle: Option<&SiteHandle>,
+) -> Option<DeletionBreaker> {
+    let found = site.status.clone().unwrap_or_default();
+    let (last, _) = context.site_status.last(name, &found);
+    let before = last.deletion_breaker.as_ref();
+    let deletions = handle.map(|handle| Deletions::of(name, handle, context, before));
+    breaker(
+        site,
+        before,
+        deletions.unwrap_or_default(),
+        context.clock.now(),
+    )
+}
+
 /// The condition of the site.
 pub fn condition(breaker: Option<&DeletionBreaker>) -> Said {
     if breaker.is_none_or(|breaker| breaker.tripped.is_none()) {

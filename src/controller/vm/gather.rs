@@ -1,5 +1,6 @@
 //! Gathers what is known of a VM: from the API server's caches, the agents' observations, storage and the data path.
 
+mod slots;
 mod storage;
 
 use std::cmp::Ordering;
@@ -11,8 +12,8 @@ use jiff::Timestamp;
 use crate::api::hyperv_site::HyperVSite;
 use crate::api::policy::ReplicationPolicy;
 use crate::api::protected_vm::ProtectedVM;
-use crate::api::vm_status::{ProtectedVMStatus, ReplicationState};
-use crate::controller::context::{Context, name_of};
+use crate::api::vm_status::ProtectedVMStatus;
+use crate::controller::context::Context;
 use crate::controller::hours::Hours;
 use crate::controller::site::handle::{SiteHandle, SiteView};
 use crate::controller::vm::describe;
@@ -422,7 +423,7 @@ impl Parts<'_> {
         let entries: Vec<Entry> = context
             .vms_of(site_name)
             .iter()
-            .filter_map(|vm| entry(context, vm.0.as_ref().ok()?, found))
+            .filter_map(|vm| slots::entry(context, vm.0.as_ref().ok()?, found))
             .collect();
         queue::slot(self.name, &entries, most)
     }
@@ -477,37 +478,4 @@ fn agent(found: Option<&Found>, replication: Option<&ReplicationObservation>) ->
         }
         _ => Agent::Unknown,
     }
-}
-
-/// A VM whose first copy is not done, as its host says.
-fn entry(context: &Context, vm: &ProtectedVM, on: &Found) -> Option<Entry> {
-    let object = name_of(vm)?;
-    let status = vm.status.as_ref()?;
-    let replica = status.replica_id.as_ref()?.parse().ok()?;
-    let replication = on.state.observed.replications.get(&replica)?;
-    let begun = !matches!(replication.phase, Phase::Created | Phase::Suspended);
-    let goes_nowhere = vm.spec.suspend
-        || vm.metadata.deletion_timestamp.is_some()
-        || status.state == Some(ReplicationState::EnablingFailed);
-    if !begun && goes_nowhere {
-        return None;
-    }
-    let manifest = context
-        .datapath
-        .observe(&replica)
-        .and_then(|observed| observed.manifest);
-    // Until the data path has answered, what runs may be a first copy.
-    let copied = match manifest {
-        Some(manifest) => !manifest.points.is_empty(),
-        None => !begun || replication.phase == Phase::Replicating,
-    };
-    (!copied).then(|| Entry {
-        object,
-        created: vm
-            .metadata
-            .creation_timestamp
-            .as_ref()
-            .map_or(Timestamp::MAX, |time| time.0),
-        running: begun,
-    })
 }

@@ -27,7 +27,7 @@ pub fn pause(suspended: bool, site: Option<&HyperVSiteSpec>, host: Option<&str>)
 
 fn is_worked_on(site: Option<&HyperVSiteSpec>, host: &str) -> bool {
     let mut hosts = site.into_iter().flat_map(|site| &site.hosts);
-    hosts.any(|listed| listed.name == host && listed.maintenance)
+    hosts.any(|listed| listed.name == host && listed.maintenance == Some(true))
 }
 
 impl Pause {
