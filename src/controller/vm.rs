@@ -3,6 +3,7 @@
 //! | | |
 //! |---|---|
 //! | [`gather`], [`find`] | what is known, from caches, agents, storage and data path |
+//! | [`tokens`], [`policy`], [`pause`], [`resync`], [`removal`], [`wishes`] | what people ask for, and when it may be done |
 //! | [`rules`], [`queue`], [`step`] | what it means: prerequisites, whose turn it is, what comes next; pure |
 //! | [`describe`], [`perform`] | one change outside |
 //! | [`report`] | the status, computed anew; pure |
@@ -12,27 +13,34 @@ pub mod describe;
 pub mod find;
 pub mod gather;
 pub mod memory;
+pub mod pause;
 pub mod perform;
+pub mod policy;
 pub mod queue;
+pub mod removal;
 pub mod report;
+pub mod resync;
 pub mod rules;
 pub mod step;
+pub mod tokens;
+pub mod wishes;
 
 use std::time::Duration;
 
 use kube::runtime::controller::Action;
 
-use crate::api::annotation;
 use crate::api::condition::{Condition, types};
-use crate::api::protected_vm::ProtectedVM;
-use crate::api::vm_status::{LastHandled, ProtectedVMStatus};
+use crate::api::protected_vm::{DeletionPolicy, ProtectedVM};
+use crate::api::vm_status::ProtectedVMStatus;
 use crate::controller::context::Context;
 use crate::controller::unsupported;
 use crate::controller::vm::gather::{Gathered, Knowledge};
 use crate::controller::vm::memory::{Unwritten, VmMemory};
+use crate::controller::vm::removal::{Removal, Wait};
 use crate::controller::vm::report::details::{Details, DiskDetails};
 use crate::controller::vm::report::{Facts, quiet};
 use crate::controller::vm::step::{Step, Why};
+use crate::controller::vm::tokens::Tokens;
 use crate::ids::ObjectName;
 use crate::retry::{Class, Trouble, class};
 
@@ -62,24 +70,36 @@ pub async fn reconcile(
 ) -> Outcome {
     let found = vm.status.clone().unwrap_or_default();
     let (last, age) = context.vm_status.last(name, &found);
-    let handled = handle_annotations(vm, &last, memory, context);
+    let mut tokens = Tokens::of(vm, &last);
+    begin_anew_if_asked(vm, &mut tokens, memory, context);
     let started = context.clock.now();
-    let gathered = match gather::gather(vm, name, context, memory).await {
+    let gathered = match gather::gather((vm, &last), name, context, memory, &tokens).await {
         Knowledge::Enough(gathered) => *gathered,
         Knowledge::NotYet => return Outcome::Again(Action::requeue(SOON)),
     };
     let step = step::next(&gathered.observed);
+    if let (Some(Removal::Wait(Wait::ManyDeletions)), Some(site)) =
+        (&gathered.observed.removal, &gathered.site)
+    {
+        // The site writes down that its breaker trips.
+        context.sites.touch(&site.name);
+    }
     if step == Step::Retain && waits_for_site(vm, &last, &gathered, started) {
         let note = "waits, for at most ten minutes, until its site is ready: the replica is then marked as retained";
         context.events.warning(vm, "WaitingForSite", note).await;
         return Outcome::Again(Action::requeue(MOVING));
     }
     let acted = act(step, name, &gathered, context, memory, started).await;
-    if acted == Acted::Done && step == Step::Retain {
+    note_handled(step, acted, &gathered, &mut tokens);
+    let deleted = vm.metadata.deletion_timestamp.is_some();
+    if acted == Acted::Done && wishes::is_last(step) && deleted {
         if let Some((replica, _)) = memory.attached.take() {
             context.datapath.detach(&replica);
         }
-        say_unread(vm, context, memory).await;
+        say_end(step, vm, &gathered, context, memory).await;
+        if let Some(site) = &gathered.site {
+            context.sites.touch(&site.name);
+        }
         return Outcome::Gone;
     }
     if step == Step::Nothing(Why::Superseded)
@@ -100,7 +120,7 @@ pub async fn reconcile(
     };
     let generation = vm.metadata.generation.unwrap_or(0);
     let mut status = report::status(&facts, &last, generation, context.clock.now().into());
-    status.last_handled = handled;
+    status.last_handled = tokens.status();
     if quiet::is_worth_writing(&last, &status, age) {
         if let Err(fault) = context
             .vm_status
@@ -116,11 +136,32 @@ pub async fn reconcile(
         announce(vm, context, &unsupported, &last, &status).await;
     }
     tell_others(vm, name, context, &last, &status);
-    Outcome::Again(again(step, acted, memory))
+    Outcome::Again(again(step, acted, &gathered, memory, context))
 }
 
-/// Says of a deletion that went on without the fence: everything in Azure stays as it is, whatever the fence says.
-async fn say_unread(vm: &ProtectedVM, context: &Context, memory: &VmMemory) {
+/// Says what became of the replica, where that is not what the spec lets expect; and that a deletion went on without the
+/// fence: everything in Azure stays as it is, whatever the fence says.
+async fn say_end(
+    step: Step,
+    vm: &ProtectedVM,
+    gathered: &Gathered,
+    context: &Context,
+    memory: &VmMemory,
+) {
+    if step == Step::Erase {
+        let note = "the replica was removed";
+        context.events.normal(vm, "ReplicaDeleted", note).await;
+        return;
+    }
+    if vm.spec.deletion_policy == DeletionPolicy::DeleteReplica
+        && let Some(record) = &gathered.record
+    {
+        let note = format!(
+            "replica {} stays in Azure although deletionPolicy is DeleteReplica: its HyperVSite is not ready, or does not              allow deletions",
+            record.replica
+        );
+        context.events.warning(vm, "ReplicaRetained", &note).await;
+    }
     if let Some(trouble) = memory.reading.trouble() {
         let note = format!(
             "replication was ended although the replica's fence cannot be read; everything in Azure stays: {}",
@@ -205,39 +246,41 @@ async fn act(
     }
 }
 
-fn again(step: Step, acted: Acted, memory: &VmMemory) -> Action {
+fn again(
+    step: Step,
+    acted: Acted,
+    gathered: &Gathered,
+    memory: &VmMemory,
+    context: &Context,
+) -> Action {
     if let Some(at) = memory.failing.wait() {
         return Action::requeue(at.saturating_duration_since(tokio::time::Instant::now()));
     }
     match (acted, step) {
         // What the agent was told shows in its observations, which bring the VM back by themselves.
-        (Acted::Done, Step::Relate | Step::Start) => Action::requeue(MOVING),
+        (
+            Acted::Done,
+            Step::Relate | Step::Start | Step::Synchronize | Step::StartChain | Step::Resynchronize,
+        ) => Action::requeue(MOVING),
         (Acted::Done, _) => Action::requeue(Duration::ZERO),
-        (_, Step::Nothing(Why::Protected)) => {
-            Action::requeue(LOOK.mul_f64(rand::random_range(0.8..1.2)))
+        (_, Step::Nothing(Why::Protected | Why::Suspended)) => {
+            let look = LOOK.mul_f64(rand::random_range(0.8..1.2));
+            let opens = gathered.until_resync(context.clock.now());
+            Action::requeue(opens.map_or(look, |opens| look.min(opens)))
         }
         (_, _) => Action::requeue(MOVING),
     }
 }
 
-/// Forgets failures when the spec changed or somebody asked for it: the tokens that were acted upon.
-fn handle_annotations(
+/// Forgets failures when the spec changed or somebody asked for it.
+fn begin_anew_if_asked(
     vm: &ProtectedVM,
-    last: &ProtectedVMStatus,
+    tokens: &mut Tokens,
     memory: &mut VmMemory,
     context: &Context,
-) -> Option<LastHandled> {
-    let mut handled = last.last_handled.clone().unwrap_or_default();
-    let annotations = vm.metadata.annotations.as_ref();
-    let token = annotations
-        .and_then(|all| all.get(annotation::RETRY))
-        .cloned();
-    // On an object without a status the token is old: it was written for another life of the object.
-    let asked = token.is_some()
-        && token != handled.retry
-        && last.observed_generation >= 0
-        && last.state.is_some();
-    if asked || (memory.generation.is_some() && memory.generation != vm.metadata.generation) {
+) {
+    let changed = memory.generation.is_some() && memory.generation != vm.metadata.generation;
+    if tokens.asked.retry.is_some() || changed {
         memory.failing.reset();
         memory.reading.reset();
         if let Some((replica, _)) = &memory.attached {
@@ -245,8 +288,22 @@ fn handle_annotations(
         }
     }
     memory.generation = vm.metadata.generation;
-    handled.retry = token.or(handled.retry);
-    (handled != LastHandled::default()).then_some(handled)
+    tokens.retried();
+}
+
+/// Notes which tokens were acted upon: a comparison that is needed anyway has leave by its token, and before the first
+/// recovery point there is nothing to compare.
+fn note_handled(step: Step, acted: Acted, gathered: &Gathered, tokens: &mut Tokens) {
+    let done = acted == Acted::Done;
+    if done && step == Step::Synchronize {
+        tokens.synchronized();
+    }
+    let seen = &gathered.observed;
+    let known = gathered.replication.is_some() && !seen.is_unread();
+    let needs_no_demand = known && (seen.resync.need.is_some() || !seen.point);
+    if (done && step == Step::Resynchronize) || needs_no_demand {
+        tokens.resynchronizes();
+    }
 }
 
 /// The failure to show: one that needs a human before one that does not, the controller's own before others'.
@@ -261,9 +318,14 @@ fn worst_trouble(memory: &VmMemory, gathered: &Gathered) -> Option<Trouble> {
         .datapath
         .as_ref()
         .and_then(|observed| observed.trouble.clone());
+    // What means that something has to be compared is said as that, once there is something to compare with.
+    let compared = |trouble: &Trouble| {
+        gathered.observed.point && class(trouble.fault.code) == Class::ResyncRequired
+    };
     let all: Vec<Trouble> = [own, reading, agents, datapaths]
         .into_iter()
         .flatten()
+        .filter(|trouble| !compared(trouble))
         .collect();
     let permanent = all
         .iter()
@@ -281,6 +343,8 @@ fn details(gathered: &Gathered) -> Details<'_> {
         .as_ref()
         .map(|replication| replication.disks.as_slice())
         .unwrap_or_default();
+    let need = gathered.observed.resync.need.as_ref();
+    let compares = need.is_some_and(|need| need.running);
     let disks = gathered
         .fence
         .iter()
@@ -295,7 +359,7 @@ fn details(gathered: &Gathered) -> Details<'_> {
             copy: observed
                 .iter()
                 .find(|observed| observed.disk == disk.id)
-                .filter(|_| !gathered.observed.point),
+                .filter(|_| !gathered.observed.point || compares),
         });
     Details {
         host: gathered.found.as_ref().map(|found| found.host.to_string()),

@@ -5,4 +5,6 @@ mod adoption;
 mod enable;
 mod interruptions;
 mod refusals;
+mod removal;
+mod requests;
 mod world;

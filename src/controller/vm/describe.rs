@@ -2,21 +2,16 @@
 
 use jiff::Timestamp;
 
-use crate::api::hyperv_site::HyperVSite;
-use crate::api::policy::{ReplicationPolicy, RetentionTier};
-use crate::api::protected_vm::ProtectedVM;
-use crate::api::quantity;
+use crate::api::policy::ReplicationPolicy;
 use crate::controller::site::handle::SiteHandle;
 use crate::controller::vm::find::Found;
-use crate::controller::vm::rules;
-use crate::datapath::runner::Duties;
+use crate::controller::vm::{policy, rules};
 use crate::host::Machine;
 use crate::ids::{DiskId, random};
 use crate::replica::fence::{DescribedDisk, Fence, MachineDescription};
 use crate::replica::record::Record;
-use crate::replica::retention::{Retention, Tier};
 use crate::secret::SasToken;
-use crate::wire::{ContainerAccess, Policy, RelatedDisk, Relationship, StorageAccess};
+use crate::wire::{ContainerAccess, RelatedDisk, Relationship, StorageAccess};
 
 /// The description of a machine. Disks keep the ids that they have in `known`, by their places; new ones are drawn.
 pub fn machine(
@@ -52,7 +47,7 @@ pub fn machine(
     }
 }
 
-/// What the agent of `found` should do, without access.
+/// What the agent of `found` should do by `policy`, without access, pause and leave.
 pub fn relationship(
     handle: &SiteHandle,
     record: &Record,
@@ -65,11 +60,6 @@ pub fn relationship(
         sas: SasToken::new(""),
     };
     let disks = fence.machine.disks.iter();
-    let hours = policy
-        .app_consistent_frequency
-        .trim_end_matches('h')
-        .parse()
-        .unwrap_or(0);
     Relationship {
         replica: record.replica.clone(),
         object: record.object.clone(),
@@ -80,11 +70,7 @@ pub fn relationship(
                 slot: disk.slot.clone(),
             })
             .collect(),
-        policy: Policy {
-            copy_interval: policy.copy_frequency.seconds(),
-            application_consistent_hours: hours,
-            compress: true,
-        },
+        policy: policy::told(policy),
         suspended: false,
         resynchronize: false,
         storage: StorageAccess {
@@ -95,25 +81,6 @@ pub fn relationship(
             expires: Timestamp::UNIX_EPOCH,
         },
     }
-}
-
-/// What the data path does for a VM, by its own policy and its site's. Points of tiers that cannot be understood stay.
-pub fn duties(vm: &ProtectedVM, site: Option<&HyperVSite>) -> Duties {
-    let own = vm.spec.replication_policy.as_ref();
-    let points = own
-        .and_then(|policy| policy.recovery_points.as_ref())
-        .or(site.map(|site| &site.spec.replication_policy.recovery_points));
-    let tier = |tier: &RetentionTier| {
-        Some(Tier {
-            every: quantity::duration(&tier.every)?,
-            keep: quantity::duration(&tier.for_)?,
-        })
-    };
-    let tiers = points.and_then(|points| points.keep.iter().map(tier).collect());
-    let retention = Retention {
-        tiers: tiers.unwrap_or_default(),
-    };
-    Duties { retention }
 }
 
 /// Whether two relationships differ in access alone.

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::controller::documents::Held;
-use crate::ids::{HostName, ReplicaId};
+use crate::ids::{ChainId, HostName, ReplicaId};
 use crate::replica::fence::Fence;
 use crate::replica::record::Record;
 use crate::retry::{Attempts, Trouble};
@@ -28,6 +28,10 @@ pub struct VmMemory {
     /// What the agent was told last.
     pub told: Option<Told>,
     pub failing: Failing,
+    /// The chain that the data path was told to retire, until the agent was told of it.
+    pub retired: Option<ChainId>,
+    /// Whether the host has said that it has ended replication, so that the replica may go.
+    pub ended: bool,
     /// Writes of the status that failed in a row.
     pub unwritten: Unwritten,
     /// The generation of the spec that was looked at last.

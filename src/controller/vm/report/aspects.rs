@@ -57,17 +57,31 @@ pub(super) fn replicating(seen: &Observed, trouble: Option<&Trouble>) -> Said {
         ),
         (Agent::Absent, None) => said(Status::False, "NotStarted", ""),
         (Agent::Replicating(Phase::Created), None) => said(Status::False, "NotStarted", ""),
-        (Agent::Replicating(phase), None) => said(Status::True, phase_name(phase, seen.point), ""),
+        (Agent::Replicating(phase), None) => {
+            let name = phase_name(phase, seen.point);
+            let replicates = !matches!(phase, Phase::ResyncRequired | Phase::Suspended);
+            let status = if replicates {
+                Status::True
+            } else {
+                Status::False
+            };
+            said(status, name, "")
+        }
     }
 }
 
 const fn phase_name(phase: Phase, point: bool) -> &'static str {
     match phase {
         Phase::Created => "NotStarted",
+        // One and the same, however often barriers are taken: how far behind it is, the RPO says.
+        Phase::Replicating | Phase::Freezing | Phase::Capturing | Phase::Shipping if point => {
+            "ChangesFollow"
+        }
         Phase::Replicating => "UpToDate",
         Phase::ResyncRequired => "ResynchronizationRequired",
         Phase::Suspended => "Suspended",
-        // After a restart of the agent, say: what changed meanwhile follows.
+        Phase::Copying | Phase::Merging if point => "Comparing",
+        // After a restart of the agent, say.
         _ if point => "CatchingUp",
         Phase::Resuming
         | Phase::Freezing

@@ -2,10 +2,17 @@
 
 use std::time::Duration;
 
-use crate::api::vm_status::ProtectedVMStatus;
+use jiff::Timestamp;
 
-/// Numbers that move are written this often at most, unless they moved far.
+use crate::api::condition::types;
+use crate::api::vm_status::{
+    CopyProgress, ProtectedVMStatus, RecoveryPointStatus, RecoveryPointsStatus,
+};
+
+/// The progress of a copy is written this often at most, unless it moved far.
 const EVERY: Duration = Duration::from_secs(60);
+/// What moves as long as a VM is replicated is written this often at most: recovery points and the heads of disks.
+const SELDOM: Duration = Duration::from_secs(300);
 /// Percent that count as far.
 const FAR: i32 = 5;
 
@@ -18,16 +25,40 @@ pub fn is_worth_writing(
     if still(written) != still(new) {
         return true;
     }
-    written != new && (age >= EVERY || moved_far(written, new))
+    let progressed = progress(written) != progress(new);
+    progressed && (age >= EVERY || moved_far(written, new)) || written != new && age >= SELDOM
+}
+
+/// How far copies are.
+fn progress(status: &ProtectedVMStatus) -> (Option<&String>, Vec<Option<&CopyProgress>>) {
+    let disks = status.disks.iter().map(|disk| disk.copy.as_ref());
+    (status.progress.as_ref(), disks.collect())
 }
 
 /// The status without what moves.
 fn still(status: &ProtectedVMStatus) -> ProtectedVMStatus {
     let mut still = status.clone();
-    // That a copy has begun or ended is no movement.
     still.progress = None;
     for disk in &mut still.disks {
         disk.copy = None;
+        disk.head = None;
+    }
+    // That there is a point is no movement, nor that there is an application-consistent one.
+    if let Some(points) = &mut still.recovery_points {
+        let latest = points.latest_application_consistent.take();
+        *points = RecoveryPointsStatus {
+            latest_application_consistent: latest.map(|point| RecoveryPointStatus {
+                id: String::new(),
+                time: Timestamp::UNIX_EPOCH.into(),
+                ..point
+            }),
+            ..RecoveryPointsStatus::default()
+        };
+    }
+    // Its message says how far the comparison is.
+    let mut conditions = still.conditions.iter_mut();
+    if let Some(resyncing) = conditions.find(|condition| condition.type_ == types::RESYNCING) {
+        resyncing.message = String::new();
     }
     still
 }
@@ -51,7 +82,7 @@ fn moved_far(written: &ProtectedVMStatus, new: &ProtectedVMStatus) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::vm_status::{CopyProgress, DiskStatus, ReplicationState};
+    use crate::api::vm_status::{DiskStatus, ReplicationState};
 
     fn status(percent: Option<i32>) -> ProtectedVMStatus {
         let copy = percent.map(|percent| CopyProgress {
@@ -123,5 +154,43 @@ mod tests {
             &protected,
             Duration::ZERO
         ));
+    }
+
+    fn with_point(count: i32) -> ProtectedVMStatus {
+        let point = RecoveryPointStatus {
+            id: count.to_string(),
+            time: Timestamp::from_second(count.into()).unwrap().into(),
+            consistency: "Crash".to_owned(),
+        };
+        ProtectedVMStatus {
+            recovery_points: Some(RecoveryPointsStatus {
+                count,
+                latest: Some(point),
+                ..RecoveryPointsStatus::default()
+            }),
+            ..status(None)
+        }
+    }
+
+    #[test]
+    fn recovery_points_of_every_half_minute_are_written_every_five_minutes() {
+        let mut written = with_point(0);
+        let (mut writes, mut age) = (0, 0);
+        for second in (30..=3600).step_by(30) {
+            age += 30;
+            let mut new = with_point(second / 30);
+            // The data path is at work in every second look.
+            new.disks[0].head =
+                Some(["Applying", "Consistent"][usize::from(second % 60 == 0)].to_owned());
+            if is_worth_writing(&written, &new, Duration::from_secs(age)) {
+                (written, age, writes) = (new, 0, writes + 1);
+            }
+        }
+        assert_eq!(writes, 12);
+    }
+
+    #[test]
+    fn the_first_recovery_point_is_written_at_once() {
+        assert!(is_worth_writing(&status(None), &with_point(1), SECOND));
     }
 }
