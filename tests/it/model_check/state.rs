@@ -204,6 +204,7 @@ impl State {
             size: SIZE,
             head,
             tables: vec![table(&BTreeMap::new(), 1)],
+            grown_from: None,
         };
         manifest.disks.insert(disk(), replicated);
         manifest.points.push(Point {

@@ -192,7 +192,8 @@ impl State {
         }
         let said: BTreeMap<usize, u8> = all.into_iter().collect();
         let sequence = cycle.value.target().seal.sequence.value();
-        let cut = (!advance::disks_at_barrier(&cycle.value).is_empty()).then(|| Cut {
+        let point = advance::disks_at_barrier(&held.value, &cycle.value);
+        let cut = (!point.is_empty()).then(|| Cut {
             disks: [(disk(), snapshot(self.blob))].into(),
             at: Timestamp::UNIX_EPOCH,
         });

@@ -103,6 +103,7 @@ pub(crate) async fn record(world: &World) -> String {
         former_vms: Vec::new(),
         created: Timestamp::UNIX_EPOCH,
         retained: false,
+        condemned: None,
     };
     let put = documents::create(container.as_ref(), names::OWNER, owner).await;
     put.unwrap();
