@@ -5,7 +5,7 @@ CARGO ?= cargo
 BINARY = $(or $(CARGO_TARGET_DIR),target)/debug/site-recovery
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench check crds image
+.PHONY: help demo test soak bench check crds image
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -16,6 +16,9 @@ demo: ## Bring up everything on this machine and protect virtual machines (ONCE=
 
 test: ## Run all tests; the first run obtains what they need, which takes some minutes
 	$(CARGO) test --locked
+
+soak: ## Run many schedules of crashes and faults (SOAK=number, 1000 by default); CAMPAIGN_SEED=seed replays one
+	SOAK=$(or $(SOAK),1000) $(CARGO) test --locked --test it campaign::whatever -- --nocapture
 
 bench: ## Measure the first copy side by side with qemu-img and azcopy, and idle costs
 	$(CARGO) bench --locked

@@ -1,7 +1,8 @@
 //! The storage edge: what replication asks of an Azure Storage account, and a thin client of its REST interface.
 //!
 //! [`Container`] and [`Account`] are the edge. Implementations: [`client`], the real one, which also speaks to Azurite;
-//! [`faulty`], which wraps another and fails as it is told. Both say what is true after an error: see [`Error`].
+//! [`faulty`], which wraps another and fails as it is told; [`memory`], containers without a service. All say what is
+//! true after an error: see [`Error`].
 //!
 //! | here | what it is |
 //! |---|---|
@@ -13,7 +14,7 @@
 //! | [`buffers`] | memory for long bodies, used over and over |
 //! | [`xml`], `date`, `integrity` | the service's formats |
 //! | [`once`], [`walk`] | what callers need more than once: creation with a lost reply, whole listings |
-//! | [`faulty`] | the stand-in for a bad day |
+//! | [`faulty`], [`memory`] | the stand-ins for a bad day, and for the service where its pace is in the way |
 //!
 //! What no part of it ever does: print a signature, a key or a token; send a token without TLS; follow a redirect; send
 //! again what must not happen twice; call something done that the service has not said is done.
@@ -28,6 +29,7 @@ pub mod error;
 pub mod faulty;
 pub mod http;
 mod integrity;
+pub mod memory;
 pub mod names;
 pub mod once;
 pub mod pacer;

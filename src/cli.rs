@@ -11,6 +11,7 @@ mod image;
 mod lab;
 mod log;
 mod output;
+mod replica;
 
 use std::process::ExitCode;
 
@@ -51,6 +52,9 @@ enum Command {
     /// Look into Hyper-V Replication Logs
     #[command(subcommand)]
     Log(log::Command),
+    /// List, verify and restore replicas, from the storage account alone
+    #[command(subcommand)]
+    Replica(replica::Command),
     /// Try everything on this machine: a real cluster, real storage, a hypervisor that stands in for Hyper-V
     #[cfg(unix)]
     #[command(subcommand)]
@@ -93,6 +97,7 @@ fn execute(args: Args) -> anyhow::Result<ExitCode> {
         Command::Crds(args) => crds::run(&args),
         Command::Image(command) => image::run(command),
         Command::Log(command) => log::run(command),
+        Command::Replica(command) => replica::run(command),
         #[cfg(unix)]
         Command::Lab(command) => lab::run(command),
     }

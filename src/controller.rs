@@ -16,6 +16,7 @@ pub mod context;
 pub mod documents;
 pub mod events;
 pub mod gateway;
+pub mod hours;
 pub mod leader;
 pub mod metrics;
 pub mod orphans;

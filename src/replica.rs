@@ -19,6 +19,7 @@ pub mod manifest;
 pub mod names;
 pub mod owner;
 pub mod record;
+pub mod retention;
 pub mod seal;
 pub mod table;
 

@@ -129,6 +129,7 @@ pub mod types {
     pub const CREDENTIALS_VALID: &str = "CredentialsValid";
     pub const AZURE_REACHABLE: &str = "AzureReachable";
     pub const OWNER: &str = "Owner";
+    pub const DELETIONS_ALLOWED: &str = "DeletionsAllowed";
 
     pub const VALIDATED: &str = "Validated";
     pub const REPLICATING: &str = "Replicating";

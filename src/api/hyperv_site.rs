@@ -105,6 +105,10 @@ pub struct SiteHost {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub cluster: Option<String>,
+    /// Whether somebody works on the host: replication of its VMs holds, nothing of it is alarming, and it goes on when
+    /// this is taken back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub maintenance: Option<bool>,
 }
 
 /// The Azure side of a site.
@@ -328,6 +332,25 @@ pub struct HyperVSiteStatus {
     /// Agents that were turned away, and why.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub refused_agents: Vec<RefusedAgent>,
+    /// What stands between a mistake and many replicas.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deletion_breaker: Option<DeletionBreaker>,
+}
+
+/// The breaker of deletions: once tripped, replicas are kept whatever deletionPolicy says, until it is armed again with
+/// the annotation siterecovery.dev/allow-deletions.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DeletionBreaker {
+    /// When it tripped. Absent: it has not, or is armed again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tripped: Option<Time>,
+    /// When it was armed again: deletions from before do not count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub armed: Option<Time>,
+    /// The token of siterecovery.dev/allow-deletions that was acted upon.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_handled: Option<String>,
 }
 
 /// A host as its agent last described it.

@@ -54,6 +54,9 @@ pub struct ProtectedVMStatus {
     /// What is being tried again, and when.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<Retry>,
+    /// What has to be compared with the replica, and when. Absent: nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resynchronization: Option<ResynchronizationStatus>,
     /// The side that was last commanded active: OnPremises or Azure.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub active_side: Option<String>,
@@ -84,6 +87,10 @@ pub enum ReplicationState {
     /// Target settings are resolved.
     FinalizingProtection,
     Protected,
+    /// Disks have to be compared with their replica, and that waits for its hours or for a word.
+    ResynchronizationRequired,
+    /// Disks are being compared with their replica.
+    Resynchronizing,
     Suspended,
     /// Protection could not be enabled: see `Validated`.
     EnablingFailed,
@@ -99,6 +106,28 @@ pub enum Health {
     Critical,
     #[serde(other)]
     Unknown,
+}
+
+/// A comparison of disks with their replica.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ResynchronizationStatus {
+    /// Why it is needed. Absent while one that was asked for has not begun.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Since when.
+    pub since: Time,
+    /// The disks, by their places.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub disks: Vec<String>,
+    /// Whether it runs.
+    pub running: bool,
+    /// When the site's window opens next. Absent while it may run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_window: Option<Time>,
+    /// The token of siterecovery.dev/resynchronize by which it may run at any hour.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<String>,
 }
 
 /// A step of a job.

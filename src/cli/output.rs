@@ -1,6 +1,6 @@
 //! Standard output and standard error: the one place that prints.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal as _, Write};
 
 use serde::Serialize;
 
@@ -19,6 +19,18 @@ pub(super) fn json<T: Serialize>(value: &T) -> anyhow::Result<()> {
 pub(super) fn error(text: &str) {
     // If standard error is gone, there is nobody to tell.
     let _ = writeln!(io::stderr(), "error: {text}");
+}
+
+/// Shows how far something is on a terminal's last line; nothing where standard error is none.
+pub(super) fn progress(text: &str) {
+    if io::stderr().is_terminal() {
+        let _ = write!(io::stderr(), "\r\x1b[K{text}");
+    }
+}
+
+/// Makes room for what is printed after progress.
+pub(super) fn end_progress() {
+    progress("");
 }
 
 /// Takes a closed pipe for success.

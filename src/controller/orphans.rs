@@ -76,14 +76,13 @@ fn show_counts(context: &Context) {
 async fn end_retained(handle: &SiteHandle, host: &HostState) {
     let Some(agent) = host.agent() else { return };
     for replica in host.observed.replications.keys() {
-        if !handle
-            .record_of(replica)
-            .is_some_and(|record| record.retained)
-        {
-            continue;
-        }
+        let record = handle.record_of(replica).filter(|record| record.retained);
+        let Some(record) = record else { continue };
+        let condemned = record.condemned;
         let generation = match fence_of(handle, replica).await {
             Ok(Some(fence)) => fence.generation,
+            // The fence went with the replica: what it said last is in the record.
+            Ok(None) if let Some(condemned) = condemned => condemned.generation,
             Ok(None) => {
                 tracing::warn!(%replica, host = %host.host, "a replication without a fence is left alone");
                 continue;

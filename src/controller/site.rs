@@ -1,5 +1,7 @@
 //! Reconciles a `HyperVSite`: may the account be used, does this cluster act, are the agents there, how are the VMs.
 
+pub mod bandwidth;
+pub mod deletions;
 pub mod handle;
 pub mod ownership;
 pub mod report;
@@ -10,8 +12,9 @@ use std::time::Duration;
 
 use kube::runtime::controller::Action;
 
-use crate::api::hyperv_site::{HyperVSite, HyperVSiteStatus, RefusedAgent, VirtualMachineCounts};
-use crate::api::quantity;
+use crate::api::hyperv_site::{
+    DeletionBreaker, HyperVSite, HyperVSiteStatus, RefusedAgent, VirtualMachineCounts,
+};
 use crate::api::time::Time;
 use crate::api::vm_status::{Health, ReplicationState};
 use crate::blob::Account;
@@ -19,6 +22,7 @@ use crate::controller::accounts::Opened;
 use crate::controller::context::{Context, name_of};
 use crate::controller::gateway::host_state::{HostState, Link};
 use crate::controller::gateway::refusals::Claimant;
+use crate::controller::site::bandwidth::Cap;
 use crate::controller::site::handle::{SiteHandle, SiteView};
 use crate::controller::site::ownership::Settled;
 use crate::controller::site::report::{Facts, Host, Owner};
@@ -30,6 +34,8 @@ use crate::wire::{HostCommand, Settings};
 
 /// How often a site is looked at without anything having happened.
 const LOOK: Duration = Duration::from_secs(60);
+/// How soon at the earliest: the clock may be a little early.
+const SOON: Duration = Duration::from_secs(1);
 /// How long storage may take to answer before an object that says nothing yet says that it waits for that.
 const FIRST: Duration = Duration::from_secs(3);
 /// How often the account's kind is asked for.
@@ -44,6 +50,8 @@ pub struct SiteMemory {
     /// When the account last said that it can hold replicas.
     suitable: Option<tokio::time::Instant>,
     handle: Option<Arc<SiteHandle>>,
+    /// The generation of the spec that the VMs were looked at with.
+    generation: Option<i64>,
     /// The session of each agent that was told the settings, and the settings.
     told: HashMap<HostName, (uuid::Uuid, Settings)>,
 }
@@ -79,12 +87,23 @@ pub async fn reconcile(site: &HyperVSite, context: &Context, memory: &mut SiteMe
         }
     };
     let hosts = hosts(site, &name, context);
-    let facts = facts(&name, context, &found, &hosts, &unsupported);
+    let breaker = deletions::now(site, &name, context, memory.handle.as_deref());
+    let facts = facts(site, context, &found, &hosts, (&unsupported, breaker));
     show(&name, context, memory, &facts);
-    tell_settings(site, &hosts, memory).await;
+    // Policy, window, pauses and maintenance are said of the site and done for its VMs.
+    if memory.generation != site.metadata.generation {
+        memory.generation = site.metadata.generation;
+        context.touch_vms(&name);
+    }
+    let now = context.clock.now();
+    let cap = bandwidth::cap(site.spec.bandwidth.as_ref(), now);
+    tell_settings(cap, &hosts, memory).await;
     write_status(site, &name, context, &facts).await;
     // Spread over time, so that many sites are not looked at in the same second.
-    Action::requeue(LOOK.mul_f64(rand::random_range(0.9..1.1)))
+    let look = LOOK.mul_f64(rand::random_range(0.9..1.1));
+    let changes = cap.changes.map(|at| at.duration_since(now));
+    let changes = changes.and_then(|left| Duration::try_from(left).ok());
+    Action::requeue(changes.map_or(look, |left| look.min(left.max(SOON))))
 }
 
 /// Says of a site that has not said anything of its present spec what it waits for.
@@ -105,22 +124,31 @@ async fn say_what_is_awaited(
         owner: Owner::Unknown,
     };
     let hosts = hosts(site, name, context);
-    let facts = facts(name, context, &awaited, &hosts, unsupported);
+    let breaker = deletions::now(site, name, context, None);
+    let facts = facts(site, context, &awaited, &hosts, (unsupported, breaker));
     write_status(site, name, context, &facts).await;
 }
 
 fn facts<'a>(
-    name: &ObjectName,
+    site: &HyperVSite,
     context: &Context,
     found: &'a Found,
     hosts: &'a [(HostName, Option<Arc<HostState>>)],
-    unsupported: &'a [&'static str],
+    (unsupported, breaker): (&'a [&'static str], Option<DeletionBreaker>),
 ) -> Facts<'a> {
+    let name = &name_of(site).expect("an object that is reconciled has a name");
+    let worked_on = |host: &HostName| {
+        let mut listed = site.spec.hosts.iter();
+        listed.any(|listed| listed.name == host.as_str() && listed.maintenance == Some(true))
+    };
     let listed: Vec<HostName> = hosts.iter().map(|(name, _)| name.clone()).collect();
     Facts {
         hosts: hosts
             .iter()
-            .map(|(name, state)| host(name, state.as_deref()))
+            .map(|(name, state)| Host {
+                maintenance: worked_on(name),
+                ..host(name, state.as_deref())
+            })
             .collect(),
         refused: refused(name, &listed, context),
         credentials: found.credentials.as_ref().copied(),
@@ -131,6 +159,8 @@ fn facts<'a>(
         owner: found.owner.clone(),
         counts: counts(name, context),
         unsupported,
+        breaker,
+        deleting: site.metadata.deletion_timestamp.is_some(),
     }
 }
 
@@ -261,6 +291,7 @@ fn host<'a>(name: &HostName, state: Option<&'a HostState>) -> Host<'a> {
     let machines = state.and_then(|state| state.observed.machines.as_deref());
     Host {
         name: name.to_string(),
+        maintenance: false,
         link: state.map(|state| match &state.link {
             Link::Connected { since, .. } => (true, *since),
             Link::Lost { since, .. } => (false, *since),
@@ -350,17 +381,12 @@ fn show(name: &ObjectName, context: &Context, memory: &SiteMemory, facts: &Facts
 
 /// Tells each agent what holds for its host, once per session and change.
 async fn tell_settings(
-    site: &HyperVSite,
+    cap: Cap,
     hosts: &[(HostName, Option<Arc<HostState>>)],
     memory: &mut SiteMemory,
 ) {
-    let per_host = site
-        .spec
-        .bandwidth
-        .as_ref()
-        .and_then(|bandwidth| bandwidth.per_host.as_deref());
     let settings = Settings {
-        bandwidth: per_host.and_then(quantity::bytes_per_second),
+        bandwidth: cap.bytes,
     };
     for (host, state) in hosts {
         let Some((state, agent)) = state
@@ -402,6 +428,9 @@ async fn write_status(site: &HyperVSite, name: &ObjectName, context: &Context, f
     {
         tracing::warn!(site = %name, %fault, "the status is written later");
         return;
+    }
+    if last.deletion_breaker != status.deletion_breaker {
+        context.touch_vms(name);
     }
     // What changed is announced once it stands there: what is not written is found changed again.
     announce(site, context, facts, &last, &status).await;

@@ -3,6 +3,7 @@
 //! | | |
 //! |---|---|
 //! | [`gather`], [`find`] | what is known, from caches, agents, storage and data path |
+//! | [`tokens`], [`policy`], [`pause`], [`resync`], [`removal`], [`wishes`] | what people ask for, and when it may be done |
 //! | [`rules`], [`queue`], [`step`] | what it means: prerequisites, whose turn it is, what comes next; pure |
 //! | [`describe`], [`perform`] | one change outside |
 //! | [`monitor`] | how well it goes: exposure, RPO, growth and health over time |
@@ -18,31 +19,38 @@ pub mod growth;
 pub mod health;
 pub mod memory;
 pub mod monitor;
+pub mod pause;
 pub mod perform;
+pub mod policy;
 pub mod queue;
+pub mod removal;
 pub mod report;
+pub mod resync;
 pub mod retries;
 pub mod rpo;
 pub mod rules;
 pub mod step;
+pub mod tokens;
+pub mod wishes;
 
 use std::time::Duration;
 
 use kube::runtime::controller::Action;
 
-use crate::api::annotation;
 use crate::api::condition::{Condition, types};
-use crate::api::protected_vm::ProtectedVM;
-use crate::api::vm_status::{LastHandled, ProtectedVMStatus};
+use crate::api::protected_vm::{DeletionPolicy, ProtectedVM};
+use crate::api::vm_status::ProtectedVMStatus;
 use crate::controller::context::Context;
 use crate::controller::metrics::vms::Figures;
 use crate::controller::unsupported;
 use crate::controller::vm::gather::{Gathered, Knowledge};
 use crate::controller::vm::memory::{Unwritten, VmMemory};
 use crate::controller::vm::monitor::Measured;
+use crate::controller::vm::removal::{Removal, Wait};
 use crate::controller::vm::report::details::{Details, DiskDetails};
 use crate::controller::vm::report::{Facts, quiet};
 use crate::controller::vm::step::{Step, Why};
+use crate::controller::vm::tokens::Tokens;
 use crate::ids::ObjectName;
 use crate::report::Code;
 
@@ -72,32 +80,29 @@ pub async fn reconcile(
 ) -> Outcome {
     let found = vm.status.clone().unwrap_or_default();
     let (last, age) = context.vm_status.last(name, &found);
-    let handled = handle_annotations(vm, &last, memory, context);
+    let mut tokens = Tokens::of(vm, &last);
+    begin_anew_if_asked(vm, &mut tokens, memory, context);
     let started = context.clock.now();
     retries::resume(memory, &last, vm.metadata.generation, started);
-    let mut gathered = match gather::gather(vm, name, context, memory).await {
+    let gathered = gather::gather((vm, &last), name, context, memory, &tokens).await;
+    let mut gathered = match gathered {
         Knowledge::Enough(gathered) => *gathered,
         Knowledge::NotYet => return Outcome::Again(Action::requeue(SOON)),
     };
     look_for_mended(&mut gathered, memory, context);
     let step = step::next(&gathered.observed);
+    tell_site(step, &gathered, context);
     if step == Step::Retain && waits_for_site(vm, &last, &gathered, started) {
         let note = "waits, for at most ten minutes, until its site is ready: the replica is then marked as retained";
         context.events.warning(vm, "WaitingForSite", note).await;
         return Outcome::Again(Action::requeue(MOVING));
     }
     let acted = act(step, name, &gathered, context, memory, started).await;
-    if acted == Acted::Done && step == Step::Retain {
-        if let Some((replica, _)) = memory.attached.take() {
-            context.datapath.detach(&replica);
-        }
-        say_unread(vm, context, memory).await;
+    note_handled(step, acted, &gathered, &mut tokens);
+    let deleted = vm.metadata.deletion_timestamp.is_some();
+    if acted == Acted::Done && wishes::is_last(step) && deleted {
+        end(step, vm, &gathered, context, memory).await;
         return Outcome::Gone;
-    }
-    if step == Step::Nothing(Why::Superseded)
-        && let Some(site) = &gathered.site
-    {
-        context.sites.touch(&site.name);
     }
     let failures = retries::all(memory, &gathered);
     let failure = retries::worst(&failures);
@@ -117,7 +122,7 @@ pub async fn reconcile(
     let generation = vm.metadata.generation.unwrap_or(0);
     let mut status = report::status(&facts, &last, generation, now.into());
     status.retry = failure.map(retries::shown);
-    status.last_handled = handled;
+    status.last_handled = tokens.status();
     show_figures(name, context, &measured, &status);
     if quiet::is_worth_writing(&last, &status, age) {
         if let Err(fault) = context
@@ -134,14 +139,65 @@ pub async fn reconcile(
         announce(vm, context, &unsupported, &last, &status).await;
     }
     tell_others(vm, name, context, &last, &status);
-    let look = again(step, acted, memory);
+    let look = again(step, acted, &gathered, memory, context);
     Outcome::Again(Action::requeue(
         measured.look.map_or(look, |soon| soon.min(look)),
     ))
 }
 
-/// Says of a deletion that went on without the fence: everything in Azure stays as it is, whatever the fence says.
-async fn say_unread(vm: &ProtectedVM, context: &Context, memory: &VmMemory) {
+/// Has the site looked at again where it has to act itself: its breaker trips, or another cluster has taken over.
+fn tell_site(step: Step, gathered: &Gathered, context: &Context) {
+    let trips = matches!(
+        gathered.observed.removal,
+        Some(Removal::Wait(Wait::ManyDeletions))
+    );
+    if (trips || step == Step::Nothing(Why::Superseded))
+        && let Some(site) = &gathered.site
+    {
+        context.sites.touch(&site.name);
+    }
+}
+
+/// Lets go of a VM whose object is about to go.
+async fn end(
+    step: Step,
+    vm: &ProtectedVM,
+    gathered: &Gathered,
+    context: &Context,
+    memory: &mut VmMemory,
+) {
+    if let Some((replica, _)) = memory.attached.take() {
+        context.datapath.detach(&replica);
+    }
+    say_end(step, vm, gathered, context, memory).await;
+    if let Some(site) = &gathered.site {
+        context.sites.touch(&site.name);
+    }
+}
+
+/// Says what became of the replica, where that is not what the spec lets expect; and that a deletion went on without the
+/// fence: everything in Azure stays as it is, whatever the fence says.
+async fn say_end(
+    step: Step,
+    vm: &ProtectedVM,
+    gathered: &Gathered,
+    context: &Context,
+    memory: &VmMemory,
+) {
+    if step == Step::Erase {
+        let note = "the replica was removed";
+        context.events.normal(vm, "ReplicaDeleted", note).await;
+        return;
+    }
+    if vm.spec.deletion_policy == DeletionPolicy::DeleteReplica
+        && let Some(record) = &gathered.record
+    {
+        let note = format!(
+            "replica {} stays in Azure although deletionPolicy is DeleteReplica: its HyperVSite is not ready, or does not              allow deletions",
+            record.replica
+        );
+        context.events.warning(vm, "ReplicaRetained", &note).await;
+    }
     if let Some(trouble) = memory.reading.trouble() {
         let note = format!(
             "replication was ended although the replica's fence cannot be read; everything in Azure stays: {}",
@@ -226,45 +282,63 @@ async fn act(
     }
 }
 
-fn again(step: Step, acted: Acted, memory: &VmMemory) -> Duration {
+fn again(
+    step: Step,
+    acted: Acted,
+    gathered: &Gathered,
+    memory: &VmMemory,
+    context: &Context,
+) -> Duration {
     if let Some(at) = memory.failing.wait() {
         return at.saturating_duration_since(tokio::time::Instant::now());
     }
     match (acted, step) {
         // What the agent was told shows in its observations, which bring the VM back by themselves.
-        (Acted::Done, Step::Relate | Step::Start) => MOVING,
+        (
+            Acted::Done,
+            Step::Relate | Step::Start | Step::Synchronize | Step::StartChain | Step::Resynchronize,
+        ) => MOVING,
         (Acted::Done, _) => Duration::ZERO,
-        (_, Step::Nothing(Why::Protected)) => LOOK.mul_f64(rand::random_range(0.8..1.2)),
+        (_, Step::Nothing(Why::Protected | Why::Suspended)) => {
+            let look = LOOK.mul_f64(rand::random_range(0.8..1.2));
+            let opens = gathered.until_resync(context.clock.now());
+            opens.map_or(look, |opens| look.min(opens))
+        }
         (_, _) => MOVING,
     }
 }
 
-/// Forgets failures when the spec changed or somebody asked for it: the tokens that were acted upon.
-fn handle_annotations(
+/// Forgets failures when the spec changed or somebody asked for it.
+fn begin_anew_if_asked(
     vm: &ProtectedVM,
-    last: &ProtectedVMStatus,
+    tokens: &mut Tokens,
     memory: &mut VmMemory,
     context: &Context,
-) -> Option<LastHandled> {
-    let mut handled = last.last_handled.clone().unwrap_or_default();
-    let annotations = vm.metadata.annotations.as_ref();
-    let token = annotations
-        .and_then(|all| all.get(annotation::RETRY))
-        .cloned();
-    // On an object without a status the token is old: it was written for another life of the object.
-    let asked = token.is_some()
-        && token != handled.retry
-        && last.observed_generation >= 0
-        && last.state.is_some();
-    if asked || (memory.generation.is_some() && memory.generation != vm.metadata.generation) {
+) {
+    let changed = memory.generation.is_some() && memory.generation != vm.metadata.generation;
+    if tokens.asked.retry.is_some() || changed {
         retries::begin_anew(memory);
         if let Some((replica, _)) = &memory.attached {
             context.datapath.retry(replica);
         }
     }
     memory.generation = vm.metadata.generation;
-    handled.retry = token.or(handled.retry);
-    (handled != LastHandled::default()).then_some(handled)
+    tokens.retried();
+}
+
+/// Notes which tokens were acted upon: a comparison that is needed anyway has leave by its token, and before the first
+/// recovery point there is nothing to compare.
+fn note_handled(step: Step, acted: Acted, gathered: &Gathered, tokens: &mut Tokens) {
+    let done = acted == Acted::Done;
+    if done && step == Step::Synchronize {
+        tokens.synchronized();
+    }
+    let seen = &gathered.observed;
+    let known = gathered.replication.is_some() && !seen.is_unread();
+    let needs_no_demand = known && (seen.resync.need.is_some() || !seen.point);
+    if (done && step == Step::Resynchronize) || needs_no_demand {
+        tokens.resynchronizes();
+    }
 }
 
 /// Looks again at what waits for a human when the machine has changed: it may have been mended.
@@ -314,6 +388,8 @@ fn details(gathered: &Gathered) -> Details<'_> {
         .as_ref()
         .map(|replication| replication.disks.as_slice())
         .unwrap_or_default();
+    let need = gathered.observed.resync.need.as_ref();
+    let compares = need.is_some_and(|need| need.running);
     let disks = gathered
         .fence
         .iter()
@@ -328,7 +404,7 @@ fn details(gathered: &Gathered) -> Details<'_> {
             copy: observed
                 .iter()
                 .find(|observed| observed.disk == disk.id)
-                .filter(|_| !gathered.observed.point),
+                .filter(|_| !gathered.observed.point || compares),
         });
     Details {
         host: gathered.found.as_ref().map(|found| found.host.to_string()),

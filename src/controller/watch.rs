@@ -33,6 +33,8 @@ use crate::ids::{ObjectName, ReplicaId};
 
 /// Keeps a ProtectedVM until replication on its host was told to end.
 const FINALIZER: &str = "siterecovery.dev/replication";
+/// Keeps a HyperVSite until its VMs are gone: they need its storage and its records.
+const SITE_FINALIZER: &str = "siterecovery.dev/virtual-machines";
 /// How soon an object is looked at again after the API server refused something.
 const RETRY: Duration = Duration::from_secs(10);
 /// How often an object is looked at that cannot be understood: it has to be changed first.
@@ -168,17 +170,48 @@ async fn reconcile_site(
         return Ok(Action::await_change());
     };
     let action = match &site.0 {
-        Ok(site) => {
-            let mut memory = context.site_memory.take(&name);
-            let action = site::reconcile(site, &context, &mut memory).await;
-            context.site_memory.put(&name, memory);
-            action
-        }
-        Err(error) => say_invalid(&context, site.as_ref(), &error.error).await,
+        Ok(site) => with_site_finalizer(site.clone(), &name, &context).await,
+        Err(error) => Ok(say_invalid(&context, site.as_ref(), &error.error).await),
     };
     orphans::know_sites(&context);
     context.metrics.reconciled("HyperVSite", began.elapsed());
-    Ok(action)
+    action
+}
+
+async fn with_site_finalizer(
+    site: HyperVSite,
+    name: &ObjectName,
+    context: &Arc<Context>,
+) -> Result<Action, Failed> {
+    let api: Api<HyperVSite> = Api::namespaced(context.client.clone(), name.namespace());
+    let look = async |site: Arc<HyperVSite>| {
+        let mut memory = context.site_memory.take(name);
+        let action = site::reconcile(&site, context, &mut memory).await;
+        context.site_memory.put(name, memory);
+        action
+    };
+    let result =
+        finalizer::finalizer(
+            &api,
+            SITE_FINALIZER,
+            Arc::new(site),
+            async |event| match event {
+                finalizer::Event::Apply(site) => Ok(look(site).await),
+                finalizer::Event::Cleanup(site) => {
+                    let vms = context.vms_of(name).len();
+                    if vms == 0 {
+                        return Ok(Action::await_change());
+                    }
+                    look(site).await;
+                    Err(Failed(format!(
+                        "{name} waits for {vms} ProtectedVMs that belong to it"
+                    )))
+                }
+            },
+        );
+    result
+        .await
+        .map_err(|error| Failed(crate::report::chain(&error)))
 }
 
 async fn reconcile_vm(

@@ -49,10 +49,33 @@ pub fn check_disks(
     }
 }
 
-/// The manifest that says: pages up to the cycle's target may have been written, under a new fence.
+/// Makes sure that no disk became smaller: what its recovery points have beyond its end would be lost.
 ///
 /// # Errors
-/// [`Error::Resized`] if a disk changed its size; [`Error::Fenced`] if a head was sealed by a planned failover.
+/// [`Error::Shrunk`] for the first that did.
+pub fn check_sizes(manifest: &Manifest, cycle: &Cycle) -> Result<(), Error> {
+    for found in &cycle.seals {
+        for sealed in &found.seal.disks {
+            let size = manifest.disks.get(&sealed.disk).map_or(0, |disk| disk.size);
+            if sealed.size < size {
+                return Err(Error::Shrunk {
+                    replica: manifest.replica.clone(),
+                    sequence: found.seal.sequence,
+                    disk: sealed.disk.clone(),
+                    from: size,
+                    to: sealed.size,
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The manifest that says: pages up to the cycle's target may have been written, under a new fence. Disks have grown to
+/// what its seals say.
+///
+/// # Errors
+/// [`Error::Fenced`] if a head was sealed by a planned failover.
 pub fn marked(manifest: &Manifest, cycle: &Cycle) -> Result<Manifest, Error> {
     let mut next = manifest.clone();
     next.writer = next.writer.next_cycle();
@@ -60,19 +83,20 @@ pub fn marked(manifest: &Manifest, cycle: &Cycle) -> Result<Manifest, Error> {
     for sealed in cycle.seals.iter().flat_map(|found| &found.seal.disks) {
         let fresh = || ReplicaDisk {
             size: sealed.size,
+            grown_from: None,
             head: Head::Copying { target: None },
             tables: Vec::new(),
         };
         let disk = next.disks.entry(sealed.disk.clone()).or_insert_with(fresh);
-        if disk.size != sealed.size {
-            let (replica, from, to) = (manifest.replica.clone(), disk.size, sealed.size);
-            return Err(Error::Resized {
-                replica,
-                disk: sealed.disk.clone(),
-                from,
-                to,
-            });
+        if sealed.size > disk.size {
+            disk.grown_from.get_or_insert(disk.size);
+            disk.size = sealed.size;
         }
+        // Pages beyond this cycle may have been written by one that went farther and did not end.
+        let target = disk
+            .head
+            .target()
+            .map_or(target, |before| before.max(target));
         disk.head = match (&disk.head, sealed.kind) {
             (Head::Sealed { .. }, _) => {
                 return Err(Error::Fenced {
@@ -115,6 +139,9 @@ pub fn finished(manifest: &Manifest, cycle: &Cycle, brought: Brought) -> Manifes
         next.last_applied
             .cursors
             .insert(sealed.disk.clone(), sealed.cursor.clone());
+        if let Some(disk) = next.disks.get_mut(&sealed.disk) {
+            disk.grown_from = None;
+        }
     }
     for (id, table) in brought.tables {
         if let Some(disk) = next.disks.get_mut(&id) {
@@ -141,14 +168,23 @@ pub fn finished(manifest: &Manifest, cycle: &Cycle, brought: Brought) -> Manifes
 }
 
 /// The disks that a point at this cycle's barrier has: those that its seals bring to it. Disks that are being copied
-/// beside are absent until their own first barrier.
-pub fn disks_at_barrier(cycle: &Cycle) -> Vec<DiskId> {
+/// beside are absent until their own first barrier. There is no point below a sequence whose pages may have been
+/// written.
+pub fn disks_at_barrier(manifest: &Manifest, cycle: &Cycle) -> Vec<DiskId> {
     let target = &cycle.target().seal;
     if target.barrier.is_none() {
         return Vec::new();
     }
     let delta = target.disks.iter().filter(|disk| disk.kind == Kind::Delta);
-    delta.map(|disk| disk.disk.clone()).collect()
+    let disks: Vec<DiskId> = delta.map(|disk| disk.disk.clone()).collect();
+    let is_ahead = |id: &DiskId| {
+        let head = manifest.disks.get(id).and_then(|disk| disk.head.target());
+        head.is_some_and(|head| head > target.sequence)
+    };
+    if disks.iter().any(is_ahead) {
+        return Vec::new();
+    }
+    disks
 }
 
 /// The id of the point at a sequence: always the same, so that publishing twice is publishing once.

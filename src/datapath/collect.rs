@@ -1,8 +1,10 @@
 //! Removes what a cycle that did not finish left behind: snapshots and chunk tables that no manifest names.
 //!
 //! It lists a page first and reads the manifest afterwards, so that what is published meanwhile is seen as named, and goes
-//! on to the next page: memory is one page, however many points there are. Only what is of this owner or an earlier one, and not newer than what was applied, goes: an owner that was replaced collects
-//! nothing, because a folded table of its successor looks like garbage until it is published.
+//! on to the next page: memory is one page, however many points there are. Only what is of this owner or an earlier one,
+//! and not newer than what was applied, goes: an owner that was replaced collects nothing, because a folded table of its
+//! successor looks like garbage until it is published. A snapshot of a point that is pinned stays, named or not: whoever
+//! dropped the point may not have got to see the pin.
 
 use std::collections::BTreeSet;
 
@@ -11,8 +13,11 @@ use crate::blob::names::BlobRef;
 use crate::blob::parameters::{Condition, DeleteSnapshots, Include};
 use crate::blob::walk::Pages;
 use crate::datapath::Error;
-use crate::datapath::cycle::{META_GENERATION, META_REPLICA, META_SEQUENCE};
+use crate::datapath::advance;
+use crate::datapath::cycle::{META_GENERATION, META_SEQUENCE};
+use crate::datapath::disk::META_REPLICA;
 use crate::datapath::store::Store;
+use crate::ids::RecoveryPointId;
 use crate::replica::manifest::Manifest;
 use crate::replica::names;
 use crate::units::{Generation, Sequence};
@@ -50,7 +55,12 @@ async fn collect_in(
         if held.manifest.writer.generation != owner {
             return Err(store.fenced());
         }
-        for blob in unnamed(&held.manifest, &page) {
+        let mut unnamed = unnamed(&held.manifest, &page);
+        if !unnamed.is_empty() {
+            let pinned = pinned(&page, &held.manifest, &store.fence().await?.0.pinned);
+            unnamed.retain(|blob| !pinned.contains(blob));
+        }
+        for blob in unnamed {
             let deleted = store
                 .replica
                 .delete(&blob, &Condition::Always, DeleteSnapshots::None)
@@ -60,6 +70,19 @@ async fn collect_in(
         }
     }
     Ok(removed)
+}
+
+/// The snapshots of a page that are of pinned points.
+fn pinned(listed: &[Listed], manifest: &Manifest, pins: &[RecoveryPointId]) -> Vec<BlobRef> {
+    let is_pinned = |blob: &&Listed| {
+        let sequence = blob.metadata.get(META_SEQUENCE);
+        let sequence: Option<Sequence> = sequence.and_then(|text| text.parse().ok());
+        sequence.is_some_and(|at| pins.contains(&advance::point_id(&manifest.replica, at)))
+    };
+    let snapshots = listed.iter().filter(is_pinned);
+    snapshots
+        .filter_map(|blob| Some(BlobRef::at(&blob.name, blob.snapshot.clone()?)))
+        .collect()
 }
 
 /// Snapshots of ours that no point has.

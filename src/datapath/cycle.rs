@@ -1,7 +1,9 @@
 //! One apply cycle, from the first page to the publication.
 //!
 //! ```text
+//! check     sizes, disks, and the logs of the first seal               ── nothing of what is refused has changed anything
 //! mark      replica.json: heads get their target, the fence is new     ── from here a crash leaves heads inconsistent
+//! grow      blobs of disks that grew; then replica.json: a new fence   ── done again until what came with it is published
 //! fence     each blob's sequence number becomes the fence              ── later requests of earlier cycles fail
 //! write     per seal: all its logs verified, then all its pages        ── done again from the start after a crash
 //! tables    one new part per disk                                      ── unnamed until published
@@ -20,16 +22,16 @@ use crate::blob::parameters::{Condition, Metadata};
 use crate::datapath::Error;
 use crate::datapath::advance::{self, Brought, Cut};
 use crate::datapath::digest::{self, Digested, LogChunks, OutOfOrder, PageWrite};
+use crate::datapath::disk;
 use crate::datapath::logs::{self, Logs, Verified};
 use crate::datapath::plan::Cycle;
 use crate::datapath::room::Room;
 use crate::datapath::store::{Held, Store};
 use crate::datapath::tables::NewPart;
-use crate::formats::vhd;
 use crate::ids::DiskId;
-use crate::replica::manifest::{Manifest, PointDisk, ReplicaDisk, TableRef};
+use crate::replica::manifest::{Manifest, PointDisk, TableRef};
 use crate::replica::names;
-use crate::units::{ByteRange, MIB, SECTOR, Sequence};
+use crate::units::{ByteRange, Sequence};
 
 /// Page writes of one replica at the same time.
 const WRITES: usize = 8;
@@ -37,30 +39,32 @@ const WRITES: usize = 8;
 const DIGESTS: usize = 2;
 /// Seals that are verified ahead of the one that hands out its logs.
 const SEALS: usize = 1;
-/// Blob metadata that says whose a page blob or a snapshot is.
-pub const META_REPLICA: &str = "replica";
-pub const META_DISK: &str = "disk";
+/// Blob metadata that says of which cycle a snapshot is.
 pub const META_SEQUENCE: &str = "sequence";
 pub const META_GENERATION: &str = "generation";
 
 /// Runs `cycle` on the replica that `held` is the manifest of: the manifest after it.
 ///
 /// # Errors
-/// The first thing that failed. The cycle can be run again, by this owner or another.
+/// The first thing that failed. The cycle can be run again, by this owner or another; the part of it before what is
+/// [refused](Error::refused) as well.
 pub async fn run(store: &Store, held: &Held, cycle: &Arc<Cycle>) -> Result<Held, Error> {
-    if advance::adds_disks(&held.manifest, cycle) {
-        advance::check_disks(&held.manifest, cycle, &store.machine().await?)?;
-    }
-    let marked = advance::marked(&held.manifest, cycle)?;
-    let held = store.save(held, marked).await?;
+    check(store, &held.manifest, cycle).await?;
+    let room = Room::default();
+    // Heads stay what they are until something can be applied.
+    let first = verified(store, cycle, 0, &room).await?;
+    let held = store
+        .save(held, advance::marked(&held.manifest, cycle)?)
+        .await?;
+    let held = grow(store, held, cycle).await?;
     let manifest = &held.manifest;
-    let fence = SequenceNumber::new(manifest.writer.fence()).expect("a fence has at most 63 bits");
-    for disk in disks_of(cycle) {
-        prepare(store, &disk, &manifest.disks[&disk], fence).await?;
+    let fence = disk::fence_of(manifest.writer);
+    for id in disks_of(cycle) {
+        disk::prepare(store, &id, &manifest.disks[&id], fence).await?;
     }
-    let chunks = write_all(store, cycle, fence).await?;
+    let chunks = write_all(store, cycle, (first, &room), fence).await?;
     let tables = write_tables(store, manifest, cycle, chunks).await?;
-    let cut = match advance::disks_at_barrier(cycle) {
+    let cut = match advance::disks_at_barrier(manifest, cycle) {
         disks if disks.is_empty() => None,
         disks => Some(cut(store, manifest, cycle, &disks).await?),
     };
@@ -68,93 +72,40 @@ pub async fn run(store: &Store, held: &Held, cycle: &Arc<Cycle>) -> Result<Held,
     store.save(&held, finished).await
 }
 
-fn disks_of(cycle: &Cycle) -> BTreeSet<DiskId> {
-    let disks = cycle.seals.iter().flat_map(|found| &found.seal.disks);
-    disks.map(|disk| disk.disk.clone()).collect()
-}
-
-/// Makes sure that the disk's page blob is there, is ours, and takes no writes but this cycle's.
-async fn prepare(
-    store: &Store,
-    id: &DiskId,
-    disk: &ReplicaDisk,
-    fence: SequenceNumber,
-) -> Result<(), Error> {
-    let blob = names::disk(id);
-    let length = padded(disk.size) + SECTOR;
-    match store.replica.properties(&BlobRef::head(&blob)).await {
-        Ok(found) if is_ours(&found.metadata, store, id) && found.length == length => {}
-        Ok(found) => {
-            let why = format!(
-                "it has {} bytes and does not say that it is this disk of {length} bytes",
-                found.length
-            );
-            return Err(Error::Foreign {
-                replica: store.id.clone(),
-                blob,
-                why,
-            });
+/// Makes sure that every disk of the cycle may be written to.
+async fn check(store: &Store, manifest: &Manifest, cycle: &Cycle) -> Result<(), Error> {
+    advance::check_sizes(manifest, cycle)?;
+    if advance::adds_disks(manifest, cycle) {
+        advance::check_disks(manifest, cycle, &store.machine().await?)?;
+        for id in disks_of(cycle) {
+            disk::find(store, &id).await?;
         }
-        Err(error) if error.is_not_found() => {
-            let metadata = metadata_of(store, id);
-            let created = store
-                .replica
-                .create_page_blob(&blob, length, SequenceNumber::ZERO, &metadata, None)
-                .await;
-            match created {
-                Ok(_) => {}
-                // A lost reply of an earlier attempt; what stands there is looked at the next time.
-                Err(error) if error.is_already_exists() && error.repeated => {}
-                Err(error) => return Err(store.storage("create a disk")(error)),
-            }
-        }
-        Err(error) => return Err(store.storage("look at a disk")(error)),
-    }
-    let now = store.replica.set_sequence_number(&blob, fence).await;
-    if now.map_err(store.storage("fence a disk"))? != fence {
-        return Err(store.fenced());
-    }
-    if disk.tables.is_empty() {
-        let footer = vhd::fixed_footer(
-            padded(disk.size),
-            identity_of(id),
-            jiff::Timestamp::UNIX_EPOCH,
-        );
-        let body = bytes::Bytes::copy_from_slice(&footer);
-        let written = store
-            .replica
-            .put_pages(&blob, padded(disk.size), body, fence)
-            .await;
-        written.map_err(store.storage("write the footer of a disk"))?;
     }
     Ok(())
 }
 
-/// Azure takes disks of whole mebibytes.
-pub const fn padded(size: u64) -> u64 {
-    size.next_multiple_of(MIB)
+/// Enlarges the blobs of disks that have grown, under a fence of its own.
+async fn grow(store: &Store, held: Held, cycle: &Cycle) -> Result<Held, Error> {
+    let mut grown = false;
+    let fence = disk::fence_of(held.manifest.writer);
+    for id in disks_of(cycle) {
+        let disk = &held.manifest.disks[&id];
+        if let Some(from) = disk.grown_from {
+            disk::grow(store, &id, (from, disk.size), fence).await?;
+            grown = true;
+        }
+    }
+    if !grown {
+        return Ok(held);
+    }
+    let mut next = held.manifest.clone();
+    next.writer = next.writer.next_cycle();
+    store.save(&held, next).await
 }
 
-/// The UUID that stands in a disk's footer: the first bits of its id.
-fn identity_of(id: &DiskId) -> uuid::Uuid {
-    let mut bits = [0; 16];
-    bits.copy_from_slice(&blake3::hash(id.as_str().as_bytes()).as_bytes()[..16]);
-    uuid::Builder::from_random_bytes(bits).into_uuid()
-}
-
-fn metadata_of(store: &Store, id: &DiskId) -> Metadata {
-    [(META_REPLICA, store.id.as_str()), (META_DISK, id.as_str())]
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .into()
-}
-
-fn is_ours(metadata: &Metadata, store: &Store, id: &DiskId) -> bool {
-    metadata
-        .get(META_REPLICA)
-        .is_some_and(|found| found == store.id.as_str())
-        && metadata
-            .get(META_DISK)
-            .is_some_and(|found| found == id.as_str())
+fn disks_of(cycle: &Cycle) -> BTreeSet<DiskId> {
+    let disks = cycle.seals.iter().flat_map(|found| &found.seal.disks);
+    disks.map(|disk| disk.disk.clone()).collect()
 }
 
 /// What each log of a disk says of its chunks, once a cycle is written.
@@ -167,23 +118,18 @@ type Chunks = BTreeMap<DiskId, Vec<LogChunks>>;
 async fn write_all(
     store: &Store,
     cycle: &Arc<Cycle>,
+    (first, room): (Sealed, &Room),
     fence: SequenceNumber,
 ) -> Result<Chunks, Error> {
-    let mut chunks = Chunks::new();
-    let room = &Room::default();
-    let verified = futures::stream::iter(0..cycle.seals.len())
-        .map(|index| async move {
-            let aborted = |_| Error::Aborted {
-                what: "the verification",
-                replica: store.id.clone(),
-            };
-            let logs = verification(store, cycle, index, room)
-                .await
-                .map_err(aborted)??;
-            Ok((cycle.seals[index].seal.sequence, logs))
-        })
+    let mut chunks: Chunks = disks_of(cycle)
+        .into_iter()
+        .map(|id| (id, Vec::new()))
+        .collect();
+    let others = futures::stream::iter(1..cycle.seals.len())
+        .map(|index| verified(store, cycle, index, room))
         .buffered(SEALS);
-    let logs = verified.map_ok(|(sequence, logs)| match logs {
+    let all = futures::stream::iter([Ok(first)]).chain(others);
+    let logs = all.map_ok(|(sequence, logs)| match logs {
         Logs::Kept(logs) => futures::stream::iter(logs).map(Ok).left_stream(),
         Logs::Known(logs) => logs::fetch(store, sequence, logs, room.clone()).right_stream(),
     });
@@ -214,16 +160,26 @@ async fn write_all(
     Ok(chunks)
 }
 
-fn verification(
+/// The logs of one seal, and its sequence.
+type Sealed = (Sequence, Logs);
+
+/// Verifies the logs of one seal of a cycle, on a task of its own.
+async fn verified(
     store: &Store,
     cycle: &Arc<Cycle>,
     index: usize,
     room: &Room,
-) -> AbortOnDropHandle<Result<Logs, Error>> {
-    let (store, cycle, room) = (store.clone(), cycle.clone(), room.clone());
-    AbortOnDropHandle::new(tokio::spawn(async move {
-        logs::verify(&store, &cycle.seals[index].seal, &room).await
-    }))
+) -> Result<Sealed, Error> {
+    let (of, seals, space) = (store.clone(), cycle.clone(), room.clone());
+    let verification = AbortOnDropHandle::new(tokio::spawn(async move {
+        logs::verify(&of, &seals.seals[index].seal, &space).await
+    }));
+    let aborted = |_| Error::Aborted {
+        what: "the verification",
+        replica: store.id.clone(),
+    };
+    let logs = verification.await.map_err(aborted)??;
+    Ok((cycle.seals[index].seal.sequence, logs))
 }
 
 async fn digest(store: &Store, log: Verified) -> Result<(DiskId, LogChunks, Digested), Error> {
@@ -286,15 +242,19 @@ async fn write_tables(
     );
     let mut tables = BTreeMap::new();
     for (id, parts) in chunks {
-        let joined = digest::join_chunks(parts).map_err(|OutOfOrder { log, why }| Error::Log {
-            replica: store.id.clone(),
-            log,
-            why,
-        })?;
+        let mut joined =
+            digest::join_chunks(parts).map_err(|OutOfOrder { log, why }| Error::Log {
+                replica: store.id.clone(),
+                log,
+                why,
+            })?;
+        let size = manifest.disks[&id].size;
+        if let Some(from) = manifest.disks[&id].grown_from {
+            digest::lengthen_last(&mut joined, from);
+        }
         if joined.is_empty() {
             continue;
         }
-        let size = manifest.disks[&id].size;
         let mut part = NewPart::new(store, &id, size, span, salt(manifest));
         for run in joined {
             part.push(&run).await?;
@@ -353,7 +313,7 @@ fn snapshot_metadata(
     id: &DiskId,
     sequence: Sequence,
 ) -> Metadata {
-    let mut metadata = metadata_of(store, id);
+    let mut metadata = disk::metadata_of(store, id);
     metadata.insert(META_SEQUENCE.to_owned(), sequence.to_string());
     metadata.insert(
         META_GENERATION.to_owned(),

@@ -387,6 +387,22 @@ pub fn join_chunks(mut parts: Vec<LogChunks>) -> Result<Vec<Run>, OutOfOrder> {
     Ok(joined)
 }
 
+/// What becomes of the last chunk of a disk that had `from` bytes and has grown: if it was short, and `joined` does not
+/// say what it holds now, that is not known.
+pub fn lengthen_last(joined: &mut Vec<Run>, from: u64) {
+    let last = from / CHUNK;
+    let place = joined.partition_point(|run| run.end() <= last);
+    let told = joined.get(place).is_some_and(|run| run.first <= last);
+    if from.is_multiple_of(CHUNK) || told {
+        return;
+    }
+    let touched = Run {
+        first: last,
+        states: States::Touched(1),
+    };
+    joined.insert(place, touched);
+}
+
 /// Whether both tell of one and the same chunk alone.
 fn is_shared(last: &Run, run: &Run) -> bool {
     last.first == run.first && last.count() == 1 && run.count() == 1

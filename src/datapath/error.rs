@@ -3,6 +3,7 @@
 use crate::blob;
 use crate::hrl;
 use crate::ids::{DiskId, ReplicaId};
+use crate::replica::names::{self, InboxBlob};
 use crate::replica::{self, Digest, table::parts};
 use crate::report::{Code, Fault};
 use crate::units::Sequence;
@@ -78,10 +79,11 @@ pub enum Error {
         why: String,
     },
     #[error(
-        "disk {disk} of replica {replica} changed its size from {from} to {to} bytes, which is not supported yet"
+        "sequence {sequence} of replica {replica} says that disk {disk} shrank from {from} to {to} bytes, which a replica does not follow: make it as large as before, or exclude it"
     )]
-    Resized {
+    Shrunk {
         replica: ReplicaId,
+        sequence: Sequence,
         disk: DiskId,
         from: u64,
         to: u64,
@@ -97,6 +99,28 @@ impl Error {
     /// Whether storage has no such container or blob.
     pub fn is_not_found(&self) -> bool {
         matches!(self, Error::Storage { source, .. } if source.is_not_found())
+    }
+
+    /// The sequence that nothing can be applied of, however often it is tried; what stands before it can.
+    pub fn refused(&self) -> Option<Sequence> {
+        match self {
+            Error::Seal { sequence, .. }
+            | Error::Gap { sequence, .. }
+            | Error::UnknownDisk { sequence, .. }
+            | Error::Shrunk { sequence, .. } => Some(*sequence),
+            Error::Log { log, .. } | Error::LogFormat { log, .. } | Error::LogHash { log, .. } => {
+                match names::inbox_blob(log) {
+                    InboxBlob::Log(sequence, _) => Some(sequence),
+                    InboxBlob::Seal(_) | InboxBlob::Foreign => None,
+                }
+            }
+            Error::Storage { .. }
+            | Error::Document { .. }
+            | Error::Table { .. }
+            | Error::Fenced { .. }
+            | Error::Foreign { .. }
+            | Error::Aborted { .. } => None,
+        }
     }
 
     pub fn code(&self) -> Code {
@@ -116,7 +140,7 @@ impl Error {
             Error::Table { .. } => Code::ReplicaDamaged,
             Error::Fenced { .. } => Code::Fenced,
             Error::Foreign { .. } => Code::ForeignBlob,
-            Error::Resized { .. } => Code::Unsupported,
+            Error::Shrunk { .. } => Code::Unsupported,
             Error::Aborted { .. } => Code::StorageUnreachable,
         }
     }

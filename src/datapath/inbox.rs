@@ -73,8 +73,11 @@ pub async fn read_ahead(
     }
 }
 
-/// The seal of a sequence and its bytes; nothing if there is none.
-async fn read_seal(store: &Store, sequence: Sequence) -> Result<Option<(Found, usize)>, Error> {
+/// The seal of a sequence and how many bytes it has; nothing if there is none.
+///
+/// # Errors
+/// [`Error::Seal`] if it is refused; else if it cannot be read.
+pub async fn read_seal(store: &Store, sequence: Sequence) -> Result<Option<(Found, usize)>, Error> {
     let name = BlobRef::head(names::seal(sequence));
     let limit = to_u64(Seal::LENGTH_MAX);
     let bytes = match store.inbox.get(&name, None, limit).await {
@@ -147,6 +150,26 @@ pub async fn sweep(
         }
     }
     Ok(None)
+}
+
+/// The highest sequence that something of ours stands at, but not beyond `reach`.
+///
+/// # Errors
+/// If the inbox cannot be listed.
+pub async fn highest(store: &Store, reach: Sequence) -> Result<Sequence, Error> {
+    let mut highest = Sequence::ZERO;
+    let mut pages = Pages::new(store.inbox.as_ref(), "", Include::default());
+    while let Some(page) = pages.next().await.map_err(store.storage(LIST))? {
+        for blob in page {
+            match names::inbox_blob(&blob.name) {
+                InboxBlob::Log(sequence, _) | InboxBlob::Seal(sequence) if sequence <= reach => {
+                    highest = highest.max(sequence);
+                }
+                InboxBlob::Log(..) | InboxBlob::Seal(_) | InboxBlob::Foreign => {}
+            }
+        }
+    }
+    Ok(highest)
 }
 
 /// Which of `end` and `later`, which is listed, is the first: `end` may have been sealed after its page was listed.

@@ -1,7 +1,7 @@
 //! What to apply next: the longest stretch of seals that one apply cycle may bring.
 //!
 //! A cycle ends with the first barrier, before it would write a range twice (under one sequence number a page has only
-//! one content), and before it grows past a bound. Parts of a delta wait for their barrier as long as the disk is
+//! one content), before a disk has another size, and before it grows past a bound. Parts of a delta wait for their barrier as long as the disk is
 //! consistent: there is no gain in leaving that state early. A copy after them says that their barrier may never come.
 
 use crate::replica::Digest;
@@ -34,6 +34,13 @@ impl Cycle {
     /// The last seal.
     pub fn target(&self) -> &Found {
         self.seals.last().expect("a cycle has at least one seal")
+    }
+
+    /// The part of it before `sequence`; nothing if that is where it begins.
+    pub fn before(&self, sequence: Sequence) -> Option<Cycle> {
+        let earlier = |found: &&Found| found.seal.sequence < sequence;
+        let seals: Vec<Found> = self.seals.iter().take_while(earlier).cloned().collect();
+        (!seals.is_empty()).then_some(Cycle { seals })
     }
 
     /// The barrier that it ends with.
@@ -153,9 +160,9 @@ fn first_cycle(chain: Vec<Found>) -> Cycle {
         let full = !seals.is_empty() && length + next.seal.length() > CYCLE_MAX;
         if ended
             || full
-            || seals
-                .iter()
-                .any(|earlier| overlap(&earlier.seal, &next.seal))
+            || seals.iter().any(|earlier| {
+                overlap(&earlier.seal, &next.seal) || resizes(&earlier.seal, &next.seal)
+            })
         {
             break;
         }
@@ -175,6 +182,14 @@ fn leaves_consistency(manifest: &Manifest, seal: &Seal) -> bool {
     seal.disks.iter().any(|disk| {
         let head = manifest.disks.get(&disk.disk).map(|disk| &disk.head);
         disk.kind == Kind::Delta && matches!(head, Some(Head::Consistent { .. }))
+    })
+}
+
+/// Whether a disk has another size in the later seal.
+fn resizes(earlier: &Seal, later: &Seal) -> bool {
+    later.disks.iter().any(|new| {
+        let mut same = earlier.disks.iter().filter(|old| old.disk == new.disk);
+        same.any(|old| old.size != new.size)
     })
 }
 

@@ -8,8 +8,9 @@
 
 use std::any::Any;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::FutureExt as _;
@@ -19,8 +20,9 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::datapath::store::Store;
 use crate::datapath::worker::{Step, Worker};
-use crate::ids::ReplicaId;
+use crate::ids::{ChainId, ReplicaId};
 use crate::replica::manifest::Manifest;
+use crate::replica::retention::Retention;
 use crate::report::{Code, Fault};
 use crate::retry::{Attempts, Trouble};
 use crate::units::Clock;
@@ -29,6 +31,14 @@ use crate::units::Clock;
 pub const CONCURRENCY: usize = 8;
 /// An inbox is looked at this often even if nobody says that it has something new.
 const LOOK: Duration = Duration::from_secs(300);
+
+/// What is done for a replica beside applying what is sealed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Duties {
+    /// Which recovery points are kept.
+    pub retention: Retention,
+}
+
 /// What is known of a replica.
 #[derive(Clone, Debug, Default)]
 pub struct Observation {
@@ -55,10 +65,25 @@ struct Attached {
 
 #[derive(Default)]
 struct Signals {
-    /// There may be something to apply.
+    /// There may be something to do.
     work: Notify,
     /// An error is to be forgotten.
     retry: Notify,
+    /// What is asked for; it is read before each step.
+    orders: Mutex<Orders>,
+}
+
+#[derive(Clone, Default)]
+struct Orders {
+    duties: Duties,
+    /// A new chain is wanted if the present one is this.
+    retired: Option<ChainId>,
+}
+
+impl Signals {
+    fn orders(&self) -> MutexGuard<'_, Orders> {
+        self.orders.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl DataPath {
@@ -81,12 +106,35 @@ impl DataPath {
         )
     }
 
-    /// Begins to work on a replica; nothing if it is worked on already.
-    pub fn attach(&self, store: Store) {
+    /// Begins to work on a replica. One that is worked on already gets other duties, and works on.
+    pub fn attach(&self, store: Store, duties: Duties) {
         let mut attached = self.attached.lock().unwrap_or_else(PoisonError::into_inner);
-        attached
-            .entry(store.id.clone())
-            .or_insert_with(|| self.spawn(store));
+        match attached.entry(store.id.clone()) {
+            Entry::Occupied(known) => {
+                let signals = &known.get().signals;
+                let mut orders = signals.orders();
+                if orders.duties != duties {
+                    orders.duties = duties;
+                    signals.work.notify_one();
+                }
+            }
+            Entry::Vacant(place) => {
+                place.insert(self.spawn(store, duties));
+            }
+        }
+    }
+
+    /// Begins a new chain if the present one is `retired`: what can still be applied of it is, and the host is asked for
+    /// a comparison by finding no cursors. It may be said again and again. That it is done shows in
+    /// [`Observation::manifest`], that it failed in [`Observation::trouble`].
+    pub fn start_chain(&self, replica: &ReplicaId, retired: &ChainId) {
+        self.signal(replica, |signals| {
+            let mut orders = signals.orders();
+            if orders.retired.as_ref() != Some(retired) {
+                orders.retired = Some(retired.clone());
+                signals.retry.notify_one();
+            }
+        });
     }
 
     /// Ends the work on a replica where it stands.
@@ -135,8 +183,9 @@ impl DataPath {
         }
     }
 
-    fn spawn(&self, store: Store) -> Attached {
+    fn spawn(&self, store: Store, duties: Duties) -> Attached {
         let signals = Arc::new(Signals::default());
+        signals.orders().duties = duties;
         let (publish, observed) = watch::channel(Observation::default());
         let task = Task {
             worker: Worker::new(store.clone()),
@@ -219,6 +268,7 @@ impl Task {
     async fn work(&mut self) -> Result<(), super::Error> {
         loop {
             let turn = self.slots.clone().acquire_owned().await;
+            self.take_orders();
             let step = self.worker.step().await?;
             drop(turn);
             match step {
@@ -226,6 +276,12 @@ impl Task {
                 Step::Idle => return Ok(()),
             }
         }
+    }
+
+    fn take_orders(&mut self) {
+        let orders = self.signals.orders().clone();
+        self.worker.keep(orders.duties.retention);
+        self.worker.retire(orders.retired);
     }
 
     fn report(&self, trouble: Option<Trouble>) {
@@ -345,7 +401,7 @@ mod tests {
         let clock = Arc::new(BrokenClock::default());
         let store = store(clock.clone(), Duration::ZERO);
         let replica = store.id.clone();
-        datapath.attach(store);
+        datapath.attach(store, Duties::default());
 
         let trouble = next_trouble(&datapath, &mut changes).await;
         assert_eq!(trouble.fault.code, Code::Internal);
@@ -366,7 +422,7 @@ mod tests {
         let (datapath, _changes) = DataPath::new(1, Arc::new(SystemClock));
         let store = store(Arc::new(SystemClock), Duration::from_secs(3600));
         let (replica, held) = (store.id.clone(), Arc::downgrade(&store.replica));
-        datapath.attach(store);
+        datapath.attach(store, Duties::default());
 
         datapath.end().await;
 

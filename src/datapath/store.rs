@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use jiff::Timestamp;
 
 use crate::blob::names::{BlobRef, ETag};
 use crate::blob::once::{self, Creation};
@@ -67,12 +68,20 @@ impl Store {
     /// # Errors
     /// If there is no fence, or it cannot be read.
     pub async fn machine(&self) -> Result<MachineDescription, Error> {
+        Ok(self.fence().await?.0.machine)
+    }
+
+    /// The fence, and storage's time when it was read.
+    ///
+    /// # Errors
+    /// If there is no fence, or it cannot be read.
+    pub async fn fence(&self) -> Result<(Fence, Timestamp), Error> {
         let limit = to_u64(document::LENGTH_MAX);
         let name = BlobRef::head(names::FENCE);
         let got = self.replica.get(&name, None, limit).await;
-        let bytes = got.map_err(self.storage("read fence.json"))?.bytes;
-        let fence: Fence = document::decode(&bytes).map_err(|source| self.document(source))?;
-        Ok(fence.machine)
+        let got = got.map_err(self.storage("read fence.json"))?;
+        let fence = document::decode(&got.bytes).map_err(|source| self.document(source))?;
+        Ok((fence, got.date))
     }
 
     /// Makes the manifest of a replica that has none; what is there stays.

@@ -1,21 +1,24 @@
-//! Works on one replica: takes it over, and applies what the agent has sealed until there is no more.
+//! Works on one replica: takes it over, applies what the agent has sealed until there is no more, begins a new chain when
+//! it is asked to, and lets old recovery points go.
 
 use std::sync::Arc;
 
 use crate::blob::buffers;
-use crate::blob::names::SequenceNumber;
 use crate::datapath::Error;
+use crate::datapath::chain;
 use crate::datapath::collect;
 use crate::datapath::cycle;
+use crate::datapath::disk;
 use crate::datapath::fold;
 use crate::datapath::inbox;
 use crate::datapath::plan::{self, Cycle, Plan};
+use crate::datapath::prune;
 use crate::datapath::store::{Held, Store};
 use crate::datapath::tables;
-use crate::ids::DiskId;
+use crate::ids::{ChainId, DiskId};
 use crate::replica::manifest::Manifest;
-use crate::replica::names;
-use crate::units::Sequence;
+use crate::replica::retention::Retention;
+use crate::units::{Clock as _, Sequence, SystemClock};
 
 /// The owner of one replica's pages, until another takes over.
 pub struct Worker {
@@ -26,14 +29,18 @@ pub struct Worker {
     seen: Option<Manifest>,
     /// Whether an unfinished cycle may have left something behind.
     litter: bool,
+    /// Which recovery points are kept.
+    retention: Retention,
+    /// A new chain is wanted if the present one is this.
+    retired: Option<ChainId>,
 }
 
 /// What one step did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Something was applied; there may be more.
+    /// Something was applied, or done beside; there may be more.
     Applied,
-    /// There is nothing to apply now.
+    /// There is nothing to do now.
     Idle,
 }
 
@@ -44,7 +51,19 @@ impl Worker {
             held: None,
             seen: None,
             litter: true,
+            retention: Retention::default(),
+            retired: None,
         }
+    }
+
+    /// Keeps recovery points as `retention` says, from the next step on. Until it is told, all stay.
+    pub fn keep(&mut self, retention: Retention) {
+        self.retention = retention;
+    }
+
+    /// Begins a new chain in the next step if the present one is `retired`.
+    pub fn retire(&mut self, retired: Option<ChainId>) {
+        self.retired = retired;
     }
 
     /// The manifest as this worker last saw it; nothing if the replica has none.
@@ -52,7 +71,8 @@ impl Worker {
         self.seen.as_ref()
     }
 
-    /// Applies the next cycle, if there is one.
+    /// Does the next thing, if there is one: a cycle; a new chain where that is asked for and nothing can be applied any
+    /// more; some points that may go.
     ///
     /// # Errors
     /// The first thing that failed. The next step begins by taking the replica over anew.
@@ -84,33 +104,111 @@ impl Worker {
                 None => return Ok(Step::Idle),
             },
         };
-        let Some(cycle) = next_cycle(&self.store, &held.manifest).await? else {
-            self.held = Some(held);
-            buffers::release();
-            return Ok(Step::Idle);
+        let retiring = self.is_retiring(&held.manifest);
+        let outcome = match next_cycle(&self.store, &held.manifest).await {
+            Ok(Some(cycle)) => self.apply(&held, cycle).await.map(Some),
+            Ok(None) => Ok(None),
+            Err(error) => Err(error),
         };
-        let cycle = Arc::new(cycle);
-        let held = cycle::run(&self.store, &held, &cycle).await?;
+        let (held, step) = match outcome {
+            Ok(Some(held)) => (self.prune_batches(held).await?, Step::Applied),
+            Ok(None) if retiring => (chain::begin(&self.store, held).await?, Step::Applied),
+            Ok(None) => self.prune_any(held).await?,
+            Err(error) if retiring && error.refused().is_some() => {
+                tracing::warn!(replica = %self.store.id, %error, "retires a chain that is broken");
+                let held = self.taken_over_anew().await?;
+                (chain::begin(&self.store, held).await?, Step::Applied)
+            }
+            Err(error) => return Err(error),
+        };
+        if step == Step::Idle {
+            buffers::release();
+        }
+        self.held = Some(held);
+        Ok(step)
+    }
+
+    /// Runs a cycle, or what of it stands before a seal that is refused.
+    async fn apply(&mut self, held: &Held, cycle: Cycle) -> Result<Held, Error> {
+        let (held, cycle) = self.run(held, Arc::new(cycle)).await?;
         inbox::drop_applied(&self.store, &cycle).await?;
         let held = self.fold(held).await?;
         if std::mem::take(&mut self.litter) {
             collect::collect(&self.store, held.manifest.writer.generation).await?;
         }
-        self.held = Some(held);
-        Ok(Step::Applied)
+        Ok(held)
     }
 
-    /// Takes the replica over, unless there is nothing in its inbox to do it for.
+    async fn run(&self, held: &Held, mut cycle: Arc<Cycle>) -> Result<(Held, Arc<Cycle>), Error> {
+        let mut refused = match cycle::run(&self.store, held, &cycle).await {
+            Ok(held) => return Ok((held, cycle)),
+            Err(error) => error,
+        };
+        loop {
+            let shorter = refused.refused().and_then(|at| cycle.before(at));
+            let Some(shorter) = shorter else {
+                return Err(refused);
+            };
+            tracing::warn!(replica = %self.store.id, error = %refused, "applies what stands before it");
+            cycle = Arc::new(shorter);
+            let held = self.taken_over_anew().await?;
+            match cycle::run(&self.store, &held, &cycle).await {
+                Ok(held) => return Ok((held, cycle)),
+                Err(error) => refused = error,
+            }
+        }
+    }
+
+    /// The manifest as it is now, taken over: a cycle that failed may have marked it.
+    async fn taken_over_anew(&self) -> Result<Held, Error> {
+        match self.store.load().await? {
+            Some(held) => take_over(&self.store, held).await,
+            None => Err(self.store.fenced()),
+        }
+    }
+
+    fn is_retiring(&self, manifest: &Manifest) -> bool {
+        self.retired.as_ref() == Some(&manifest.chain)
+    }
+
+    /// Takes the replica over, unless there is nothing to do it for.
     async fn idle_or_taken_over(&mut self) -> Result<Option<Held>, Error> {
         let Some(held) = self.store.load().await? else {
             self.seen = None;
             return Ok(None);
         };
         self.seen = Some(held.manifest.clone());
-        if inbox::is_empty(&self.store).await? {
+        let wanted = self.is_retiring(&held.manifest) || self.due(&held.manifest) > 0;
+        if !wanted && inbox::is_empty(&self.store).await? {
             return Ok(None);
         }
         take_over(&self.store, held).await.map(Some)
+    }
+
+    /// How many points may go, as far as our own clock is right.
+    fn due(&self, manifest: &Manifest) -> usize {
+        prune::due(manifest, &self.retention, SystemClock.now())
+    }
+
+    /// Lets points go beside applying, once they are worth it.
+    async fn prune_batches(&self, held: Held) -> Result<Held, Error> {
+        if self.due(&held.manifest) < prune::BATCH {
+            return Ok(held);
+        }
+        let (held, _) = self.prune_any(held).await?;
+        Ok(held)
+    }
+
+    /// Lets points go, a batch at most; there may be more then.
+    async fn prune_any(&self, held: Held) -> Result<(Held, Step), Error> {
+        if self.due(&held.manifest) == 0 {
+            return Ok((held, Step::Idle));
+        }
+        match prune::prune(&self.store, &held, &self.retention).await? {
+            // What stood between the parts of a chunk table is gone.
+            Some(held) => Ok((self.fold(held).await?, Step::Applied)),
+            None => Ok((held, Step::Idle)),
+        }
     }
 
     /// Folds chunk tables where that is worth it.
@@ -128,8 +226,9 @@ impl Worker {
                 continue;
             };
             let salt = cycle::salt(&held.manifest).wrapping_add(1);
-            let folded =
-                tables::fold(&self.store, &id, disk.size, &disk.tables[run.clone()], salt).await?;
+            let parts = &disk.tables[run.clone()];
+            let size = size_at(&held.manifest, &id, parts[parts.len() - 1].to);
+            let folded = tables::fold(&self.store, &id, size, parts, salt).await?;
             let mut next = held.manifest.clone();
             let old: Vec<_> = match next.disks.get_mut(&id) {
                 Some(disk) => disk.tables.splice(run, [folded]).collect(),
@@ -142,6 +241,18 @@ impl Worker {
         }
         Ok(held)
     }
+}
+
+/// The size that a disk of the replica had at `sequence`, or somewhat later: but not later than any point since, which must
+/// be able to read what tells of it.
+fn size_at(manifest: &Manifest, id: &DiskId, sequence: Sequence) -> u64 {
+    let since = manifest.points.iter();
+    let sizes = since
+        .filter(|point| point.sequence >= sequence)
+        .filter_map(|point| point.disks.get(id))
+        .map(|disk| disk.size);
+    let now = manifest.disks.get(id).map_or(0, |disk| disk.size);
+    sizes.fold(now, u64::min)
 }
 
 /// The cycle to run now, if there is one; if there is none, the inbox is swept.
@@ -162,8 +273,13 @@ async fn next_cycle(store: &Store, manifest: &Manifest) -> Result<Option<Cycle>,
             Plan::Nothing | Plan::Wait => match inbox::sweep(store, applied, end).await? {
                 // A seal is missing: what stands behind it is of a retired chain, or a gap.
                 Some(later) if later > end => from = later,
-                // Who seals something says so afterwards: what came meanwhile is for the next step.
-                Some(_) | None => return Ok(None),
+                // It came meanwhile, and is for the next step: who seals something says so afterwards. Or it was passed
+                // by because it is refused.
+                Some(end) => {
+                    inbox::read_seal(store, end).await?;
+                    return Ok(None);
+                }
+                None => return Ok(None),
             },
         }
     }
@@ -175,20 +291,9 @@ async fn take_over(store: &Store, held: Held) -> Result<Held, Error> {
     let mut next = held.manifest.clone();
     next.writer = next.writer.taken_over();
     let held = store.save(&held, next).await?;
-    let fence =
-        SequenceNumber::new(held.manifest.writer.fence()).expect("a fence has at most 63 bits");
+    let fence = disk::fence_of(held.manifest.writer);
     for id in held.manifest.disks.keys() {
-        match store
-            .replica
-            .set_sequence_number(&names::disk(id), fence)
-            .await
-        {
-            Ok(now) if now == fence => {}
-            Ok(_) => return Err(store.fenced()),
-            // Marked, and not created yet.
-            Err(error) if error.is_not_found() => {}
-            Err(error) => return Err(store.storage("fence a disk")(error)),
-        }
+        disk::take_over(store, id, fence).await?;
     }
     tracing::info!(replica = %store.id, generation = %held.manifest.writer.generation, "took over");
     Ok(held)

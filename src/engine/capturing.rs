@@ -13,7 +13,7 @@ use crate::engine::phase::{Cursors, Event};
 use crate::engine::run::Course;
 use crate::engine::source::ask;
 use crate::engine::{Engine, Error};
-use crate::host::{Consistency, Kind, PowerState};
+use crate::host::{Consistency, Kind};
 use crate::ids::FrozenPointId;
 use crate::replica::seal::{self, Barrier, DiskCursor};
 
@@ -96,7 +96,10 @@ impl Engine {
             barrier,
             disks,
         };
-        if record.changed() == 0 && self.is_at_rest(&ledger).await? {
+        if record.changed() == 0
+            && record.barrier.consistency == seal::Consistency::Crash
+            && self.is_tracking(&ledger)
+        {
             self.abandon_all().await?;
             self.sweep(None).await?;
             self.report_cycle(course, record.barrier.time, 0);
@@ -104,13 +107,6 @@ impl Engine {
         }
         durable::write_record(&self.record_path(), &record)?;
         Ok(Event::Captured)
-    }
-
-    /// Whether the machine is off, and a point of this state has been sealed already.
-    async fn is_at_rest(&self, ledger: &Ledger) -> Result<bool, Error> {
-        let vm = self.options.vm.clone();
-        let machine = ask(&self.hypervisor, move |hypervisor| hypervisor.machine(&vm)).await?;
-        Ok(machine.power == PowerState::Off && self.is_tracking(ledger))
     }
 
     /// Whether a barrier over all disks has been sealed since they were copied.
@@ -132,6 +128,10 @@ impl Engine {
             Err(error) => return Err(error),
         };
         let mut ledger = self.ledger().await?;
+        // Another has sealed since: what it brought may be newer than what was captured here.
+        if record.after != ledger.last_seal() {
+            return Err(ledger.superseded());
+        }
         let paths: Vec<PathBuf> = record.disks.iter().map(|disk| disk.path.clone()).collect();
         let (barrier, changed) = (record.barrier.time, record.changed());
         for disk in &record.disks {

@@ -2,7 +2,8 @@
 //!
 //! Read from storage, never from memory: the inbox is listed first and `replica.json` read afterwards, so that a seal
 //! which the data path applies and deletes in between is seen in one of the two. A seal is written once; when its reply
-//! is lost, what stands there decides.
+//! is lost, what stands there decides. It counts only once the manifest, read afterwards, shows that nobody else's was
+//! applied in its place.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -284,23 +285,38 @@ impl Ledger {
         Ok(())
     }
 
-    async fn store_seal(&self, bytes: Bytes, id: Digest) -> Result<(), Error> {
-        let name = names::seal(self.next);
-        let superseded = || Error::Superseded {
+    /// That another writes to this chain, at the place of the next seal or before it.
+    pub fn superseded(&self) -> Error {
+        Error::Superseded {
             replica: self.store.id.clone(),
             sequence: self.next,
-        };
+        }
+    }
+
+    async fn store_seal(&self, bytes: Bytes, id: Digest) -> Result<(), Error> {
+        let name = names::seal(self.next);
         let options = PutOptions::create().json();
         match once::create(self.store.inbox.as_ref(), &name, bytes, &options).await {
-            Ok(Creation::Created(_) | Creation::AlreadyThere(_)) => Ok(()),
-            Ok(Creation::Different) => Err(superseded()),
+            // Its place was empty. It is ours only if it was so because nobody had sealed there: what another had
+            // sealed may have been applied, and be gone.
+            Ok(Creation::Created(_) | Creation::AlreadyThere(_)) => {
+                let now = self.store.manifest().await?;
+                let taken = now.last_applied.sequence >= self.next;
+                let ours = now.last_applied.seal == Some(id);
+                if now.chain == self.chain && (ours || !taken) {
+                    Ok(())
+                } else {
+                    Err(self.superseded())
+                }
+            }
+            Ok(Creation::Different) => Err(self.superseded()),
             // It was there and is gone: applied, if it was ours.
             Err(error) if error.is_not_found() => {
                 let applied = self.store.manifest().await?.last_applied;
                 if applied.seal == Some(id) {
                     Ok(())
                 } else {
-                    Err(superseded())
+                    Err(self.superseded())
                 }
             }
             Err(error) => Err(self.store.storage("write a seal")(error)),

@@ -68,7 +68,7 @@ pub enum Event {
     /// The point was released and is merged away: from where the disks that it was copied of count.
     Released(Cursors),
     Captured,
-    /// Nothing changed, and nothing could: the machine is off.
+    /// Nothing changed since the barrier before: what is sealed is what the disks hold.
     Unchanged,
     /// The captured logs cannot be used.
     CaptureLost,
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_that_is_off_and_unchanged_is_up_to_date() {
+    fn what_has_not_changed_is_up_to_date() {
         let since = cursors(&[1], "c1");
         let capturing = Phase::Capturing {
             point: point("p"),

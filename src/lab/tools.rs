@@ -125,14 +125,6 @@ impl Tools {
         }
     }
 
-    /// crane, which assembles container images without an engine; built from the Go module proxy.
-    ///
-    /// # Errors
-    /// If Go is missing or too old, or the build fails.
-    pub fn crane(&self) -> Result<PathBuf, Error> {
-        go::crane(&self.cache)
-    }
-
     /// Azure's own storage emulator, from npm, with a Node.js of its own.
     ///
     /// # Errors

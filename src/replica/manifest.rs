@@ -30,6 +30,9 @@ pub struct Manifest {
     pub replica: ReplicaId,
     pub writer: WriterMark,
     pub chain: ChainId,
+    /// Up to here sequences are of chains that were retired; zero for the first chain.
+    #[serde(default)]
+    pub retired_to: Sequence,
     pub last_applied: Applied,
     pub disks: BTreeMap<DiskId, ReplicaDisk>,
     /// By ascending sequence.
@@ -91,9 +94,23 @@ pub struct Applied {
 pub struct ReplicaDisk {
     /// Bytes that the guest sees.
     pub size: u64,
+    /// The size before, from the moment that the blob may be changing its size until what came with it is applied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grown_from: Option<u64>,
     pub head: Head,
     /// The chunk table, oldest part first. The first part begins at sequence 0.
     pub tables: Vec<TableRef>,
+}
+
+impl Head {
+    /// The highest sequence whose pages may have been written, if it is not the one that is exactly in the disk.
+    pub const fn target(&self) -> Option<Sequence> {
+        match self {
+            Head::Copying { target } => *target,
+            Head::Applying { target } => Some(*target),
+            Head::Consistent { .. } | Head::Sealed { .. } => None,
+        }
+    }
 }
 
 /// What the page blob of a disk holds.
@@ -167,10 +184,23 @@ impl Manifest {
             replica,
             writer: WriterMark::default(),
             chain,
+            retired_to: Sequence::ZERO,
             last_applied,
             disks: BTreeMap::new(),
             points: Vec::new(),
         }
+    }
+
+    /// Whether there are points, and none since the chain began or since a disk began to be copied.
+    pub fn is_resyncing(&self) -> bool {
+        let Some(newest) = self.points.last().map(|point| point.sequence) else {
+            return false;
+        };
+        let copies = |disk: &ReplicaDisk| match disk.head {
+            Head::Copying { target } => target.is_none_or(|target| target > newest),
+            Head::Applying { .. } | Head::Consistent { .. } | Head::Sealed { .. } => false,
+        };
+        self.retired_to >= newest || self.disks.values().any(copies)
     }
 
     /// What `seal` is to this replica, given the seal before it that counts (the last one applied, or planned).

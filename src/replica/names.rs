@@ -83,6 +83,32 @@ impl Prefix {
     }
 }
 
+/// What a container is, by its name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    Inbox(ReplicaId),
+    Replica(ReplicaId),
+    /// Whose site it is, its owner says: the name is a hash.
+    Site,
+}
+
+/// Reads the name of a container; nothing if it is none of ours.
+pub fn container(name: &str) -> Option<(Prefix, Place)> {
+    let (front, id) = name.rsplit_once('-')?;
+    let (prefix, letter) = front.rsplit_once('-')?;
+    let (prefix, id) = (prefix.parse().ok()?, id.parse().ok()?);
+    let place = match letter {
+        "i" => Place::Inbox(id),
+        "r" => Place::Replica(id),
+        "s" => Place::Site,
+        _ => return None,
+    };
+    Some((prefix, place))
+}
+
+/// In a site's container: where all records are.
+pub const RECORDS: &str = "vms/";
+
 /// In a site's container: which replica an object has.
 pub fn record(object: &ObjectName) -> String {
     format!("vms/{}/{}.json", object.namespace(), object.name())
@@ -151,6 +177,31 @@ mod tests {
         ] {
             assert!((3..=63).contains(&name.len()), "{name}");
             assert!(!name.contains("--"), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_container_name_reads_back() {
+        let prefix: Prefix = "a-s-b".parse().unwrap();
+        let replica = ReplicaId::from_random(7);
+        let site = ObjectName::new("dr", "berlin").unwrap();
+        let read = |name: String| container(&name).map(|(_, place)| place);
+        assert_eq!(
+            container(&prefix.inbox(&replica)),
+            Some((prefix.clone(), Place::Inbox(replica.clone())))
+        );
+        assert_eq!(
+            read(prefix.replica(&replica)),
+            Some(Place::Replica(replica))
+        );
+        assert_eq!(read(prefix.site(&site)), Some(Place::Site));
+        for foreign in [
+            "logs",
+            "sr-r-short",
+            "$web",
+            "sr-x-aaaaaaaaaaaaaaaaaaaaaaaaaa",
+        ] {
+            assert_eq!(container(foreign), None, "{foreign}");
         }
     }
 

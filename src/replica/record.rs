@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::document::Document;
 use crate::ids::{ObjectName, ReplicaId, VmId};
+use crate::units::Generation;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -21,6 +22,30 @@ pub struct Record {
     pub created: Timestamp,
     /// Replication was ended and the replica kept: the object may come again and goes on with it.
     pub retained: bool,
+    /// The replica is to go, or is gone. It is written before anything is removed, and is never taken back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub condemned: Option<Condemned>,
+}
+
+/// That a replica is removed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Condemned {
+    /// When it was decided.
+    pub at: Timestamp,
+    /// What the fence said then: agents are told in its name when the fence is gone.
+    pub generation: Generation,
+    /// Whether nothing of it is left: the record only tells that there was one.
+    pub erased: bool,
+}
+
+impl Record {
+    /// Whether the record only tells that there was a replica.
+    pub fn is_erased(&self) -> bool {
+        self.condemned
+            .as_ref()
+            .is_some_and(|condemned| condemned.erased)
+    }
 }
 
 impl Document for Record {

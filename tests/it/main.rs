@@ -4,6 +4,7 @@
 
 mod architecture;
 mod blob;
+mod campaign;
 mod chart;
 mod connection;
 mod corpus;
@@ -12,7 +13,9 @@ mod formats;
 mod hypervisor;
 mod lab_tools;
 mod leader;
+mod model_check;
 mod outside;
 mod protection;
+mod replica;
 mod replication;
 mod shared_cluster;

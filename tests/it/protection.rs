@@ -5,5 +5,7 @@ mod adoption;
 mod enable;
 mod interruptions;
 mod refusals;
+mod removal;
+mod requests;
 mod watched;
 mod world;

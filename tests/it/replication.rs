@@ -2,8 +2,13 @@
 //! model froze, whatever happens in between.
 
 mod broken;
+mod chain;
 mod copy;
 mod delta;
+mod grow;
+mod hand;
 mod inbox;
-mod model;
-mod world;
+pub(crate) mod model;
+mod prune;
+mod refused;
+pub(crate) mod world;

@@ -57,12 +57,9 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 
 {{/* What the controller may do in each namespace that it watches. */}}
 {{- define "site-recovery.watchedRules" -}}
+# The finalizers: a VM waits until its replication has ended, a site until its VMs are gone.
 - apiGroups: [siterecovery.dev]
-  resources: [hypervsites]
-  verbs: [get, list, watch]
-# The finalizer, with which an object waits until its replication has ended.
-- apiGroups: [siterecovery.dev]
-  resources: [protectedvms]
+  resources: [hypervsites, protectedvms]
   verbs: [get, list, watch, patch]
 - apiGroups: [siterecovery.dev]
   resources: [hypervsites/status, protectedvms/status]

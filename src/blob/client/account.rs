@@ -12,7 +12,7 @@ use crate::blob::client::container::{ContainerClient, found};
 use crate::blob::client::{Client, Options, account_calls, read};
 use crate::blob::credential::sas::{self, Grant};
 use crate::blob::credential::token::Tokens;
-use crate::blob::credential::{AccountKey, Credential};
+use crate::blob::credential::{AccountKey, Credential, RenewableSas};
 use crate::blob::endpoint::Endpoint;
 use crate::blob::error::{Error, Kind, Operation};
 use crate::blob::http::Http;
@@ -68,6 +68,12 @@ impl AccountClient {
         Ok(AccountClient::of(Client::new(
             http, endpoint, credential, options,
         )))
+    }
+
+    /// An account that is reached by a shared access signature: what it may do is what the signature grants.
+    pub fn with_sas(http: &Http, endpoint: Endpoint, sas: RenewableSas, options: Options) -> Self {
+        let credential = Credential::Signature(sas);
+        AccountClient::of(Client::new(http, endpoint, credential, options))
     }
 
     fn of(client: Client) -> Self {

@@ -1,10 +1,11 @@
 //! A site that can be used: its storage, and the records of its VMs.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::{StreamExt, TryStreamExt};
+use jiff::Timestamp;
 
 use crate::blob::parameters::Include;
 use crate::blob::{Account, Container, walk};
@@ -126,6 +127,17 @@ impl SiteHandle {
             .filter(|record| record.object != *object);
         let mut taken = others.filter(|record| record.vm == *vm && !record.retained);
         taken.next().map(|record| record.object.clone())
+    }
+
+    /// Objects whose replica was condemned at a time that `counts`.
+    pub fn condemned(&self, counts: impl Fn(Timestamp) -> bool) -> BTreeSet<ObjectName> {
+        let records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = records.values().map(|held| &held.value);
+        let of = all.filter(|record| {
+            let condemned = record.condemned.as_ref();
+            condemned.is_some_and(|condemned| counts(condemned.at))
+        });
+        of.map(|record| record.object.clone()).collect()
     }
 
     /// The record of a replica.

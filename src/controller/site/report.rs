@@ -6,9 +6,10 @@ use jiff::Timestamp;
 
 use crate::api::condition::{self, Said, Status, types};
 use crate::api::hyperv_site::{
-    HostStatus, HyperVSiteStatus, RefusedAgent, VirtualMachineCounts, VolumeStatus,
+    DeletionBreaker, HostStatus, HyperVSiteStatus, RefusedAgent, VirtualMachineCounts, VolumeStatus,
 };
 use crate::api::time::Time;
+use crate::controller::site::deletions;
 use crate::host::Machine;
 use crate::report::{Code, Fault};
 use crate::retry::{Class, class};
@@ -28,11 +29,16 @@ pub struct Facts<'a> {
     pub owner: Owner,
     pub counts: VirtualMachineCounts,
     pub unsupported: &'a [&'static str],
+    pub breaker: Option<DeletionBreaker>,
+    /// Whether the object is deleted and waits for its VMs.
+    pub deleting: bool,
 }
 
 /// A host of the spec, and what its agent says.
 pub struct Host<'a> {
     pub name: String,
+    /// Somebody works on it: that it is not there is no news.
+    pub maintenance: bool,
     /// When it was connected or lost; nothing if it never was since this controller leads.
     pub link: Option<(bool, Timestamp)>,
     pub release: Option<String>,
@@ -73,6 +79,7 @@ pub fn status(
             .collect(),
         virtual_machines: Some(facts.counts.clone()),
         refused_agents: facts.refused.clone(),
+        deletion_breaker: facts.breaker.clone(),
     }
 }
 
@@ -139,10 +146,13 @@ fn volumes(machines: &[Machine]) -> Vec<VolumeStatus> {
 }
 
 fn conditions(facts: &Facts<'_>) -> Vec<Said> {
-    let ready = ready(facts);
+    let ready = match facts.deleting {
+        true => deleting(facts),
+        false => ready(facts),
+    };
     let mut said = vec![ready.clone()];
     if ready.status != Status::True {
-        let type_ = if is_stalled(facts) {
+        let type_ = if is_stalled(facts) && !facts.deleting {
             types::STALLED
         } else {
             types::RECONCILING
@@ -158,6 +168,7 @@ fn conditions(facts: &Facts<'_>) -> Vec<Said> {
         credentials(facts),
         reachable(facts),
         owner(facts),
+        deletions::condition(facts.breaker.as_ref()),
     ]);
     said
 }
@@ -175,7 +186,7 @@ fn ready(facts: &Facts<'_>) -> Said {
             ..part.clone()
         };
     }
-    if !facts.hosts.iter().any(is_connected) {
+    if !facts.hosts.iter().any(is_connected) && !facts.hosts.iter().all(|host| host.maintenance) {
         let message = agents(facts).message;
         return Said::new(types::READY, Status::False, "AgentsDisconnected", message);
     }
@@ -187,6 +198,19 @@ fn ready(facts: &Facts<'_>) -> Said {
         );
     }
     Said::new(types::READY, Status::True, "Usable", message)
+}
+
+fn deleting(facts: &Facts<'_>) -> Said {
+    let message = format!(
+        "the site is deleted when its {} ProtectedVMs are: they need its storage and its records",
+        facts.counts.total
+    );
+    Said::new(
+        types::READY,
+        Status::False,
+        "WaitingForVirtualMachines",
+        message,
+    )
 }
 
 /// Whether only a human can help.
@@ -203,12 +227,13 @@ fn agents(facts: &Facts<'_>) -> Said {
     let lost: Vec<&str> = facts
         .hosts
         .iter()
-        .filter(|host| !is_connected(host))
+        .filter(|host| !is_connected(host) && !host.maintenance)
         .map(|host| host.name.as_str())
         .collect();
     let failing: Vec<String> = facts
         .hosts
         .iter()
+        .filter(|host| !host.maintenance)
         .filter_map(|host| {
             host.fault
                 .as_ref()
@@ -252,7 +277,21 @@ fn agents(facts: &Facts<'_>) -> Said {
             message,
         );
     }
-    Said::new(types::AGENTS_CONNECTED, Status::True, "AllConnected", "")
+    let worked_on = facts.hosts.iter().filter(|host| host.maintenance);
+    let worked_on: Vec<&str> = worked_on.map(|host| host.name.as_str()).collect();
+    if worked_on.is_empty() {
+        return Said::new(types::AGENTS_CONNECTED, Status::True, "AllConnected", "");
+    }
+    let message = format!(
+        "replication holds for the maintenance of {}; it goes on when hosts[].maintenance is taken back",
+        worked_on.join(", ")
+    );
+    Said::new(
+        types::AGENTS_CONNECTED,
+        Status::True,
+        "Maintenance",
+        message,
+    )
 }
 
 fn credentials(facts: &Facts<'_>) -> Said {
@@ -339,6 +378,7 @@ mod tests {
         let since = Timestamp::from_second(1_790_000_000).unwrap();
         Host {
             name: name.to_owned(),
+            maintenance: false,
             link: Some((connected, since)),
             release: None,
             machines: None,
@@ -355,6 +395,8 @@ mod tests {
             owner: Owner::Ours,
             counts: VirtualMachineCounts::default(),
             unsupported: &[],
+            breaker: None,
+            deleting: false,
         }
     }
 
@@ -394,6 +436,26 @@ mod tests {
         facts.hosts.push(host("hv2", false));
         assert_eq!(ready_of(&facts), expected("True", "Usable", false, false));
         facts.hosts.remove(0);
+        assert_eq!(
+            ready_of(&facts),
+            expected("False", "AgentsDisconnected", true, false)
+        );
+    }
+
+    #[test]
+    fn a_host_that_somebody_works_on_is_no_alarm() {
+        let mut facts = usable();
+        facts.hosts[0] = Host {
+            maintenance: true,
+            ..host("hv1", false)
+        };
+        assert_eq!(ready_of(&facts), expected("True", "Usable", false, false));
+        let agents = agents(&facts);
+        assert_eq!(
+            (agents.status, agents.reason.as_str()),
+            (Status::True, "Maintenance")
+        );
+        facts.hosts.push(host("hv2", false));
         assert_eq!(
             ready_of(&facts),
             expected("False", "AgentsDisconnected", true, false)

@@ -5,13 +5,13 @@ use jiff::Timestamp;
 use crate::api::policy::ReplicationPolicy;
 use crate::controller::site::handle::SiteHandle;
 use crate::controller::vm::find::Found;
-use crate::controller::vm::rules;
+use crate::controller::vm::{policy, rules};
 use crate::host::Machine;
 use crate::ids::{DiskId, random};
 use crate::replica::fence::{DescribedDisk, Fence, MachineDescription};
 use crate::replica::record::Record;
 use crate::secret::SasToken;
-use crate::wire::{ContainerAccess, Policy, RelatedDisk, Relationship, StorageAccess};
+use crate::wire::{ContainerAccess, RelatedDisk, Relationship, StorageAccess};
 
 /// The description of a machine. Disks keep the ids that they have in `known`, by their places; new ones are drawn.
 pub fn machine(
@@ -47,7 +47,7 @@ pub fn machine(
     }
 }
 
-/// What the agent of `found` should do, without access.
+/// What the agent of `found` should do by `policy`, without access, pause and leave.
 pub fn relationship(
     handle: &SiteHandle,
     record: &Record,
@@ -60,11 +60,6 @@ pub fn relationship(
         sas: SasToken::new(""),
     };
     let disks = fence.machine.disks.iter();
-    let hours = policy
-        .app_consistent_frequency
-        .trim_end_matches('h')
-        .parse()
-        .unwrap_or(0);
     Relationship {
         replica: record.replica.clone(),
         object: record.object.clone(),
@@ -75,11 +70,7 @@ pub fn relationship(
                 slot: disk.slot.clone(),
             })
             .collect(),
-        policy: Policy {
-            copy_interval: policy.copy_frequency.seconds(),
-            application_consistent_hours: hours,
-            compress: true,
-        },
+        policy: policy::told(policy),
         suspended: false,
         resynchronize: false,
         storage: StorageAccess {

@@ -1,5 +1,8 @@
 //! Gathers what is known of a VM: from the API server's caches, the agents' observations, storage and the data path.
 
+mod slots;
+mod storage;
+
 use std::cmp::Ordering;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,24 +10,27 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::api::hyperv_site::HyperVSite;
+use crate::api::policy::ReplicationPolicy;
 use crate::api::protected_vm::ProtectedVM;
-use crate::api::vm_status::ReplicationState;
-use crate::controller::context::{Context, name_of};
-use crate::controller::documents;
+use crate::api::vm_status::ProtectedVMStatus;
+use crate::controller::context::Context;
+use crate::controller::hours::Hours;
 use crate::controller::site::handle::{SiteHandle, SiteView};
 use crate::controller::vm::describe;
 use crate::controller::vm::find::{self, Found, Host};
 use crate::controller::vm::memory::VmMemory;
+use crate::controller::vm::policy;
 use crate::controller::vm::queue::{self, Entry, Slot};
+use crate::controller::vm::resync::Resync;
 use crate::controller::vm::retries;
 use crate::controller::vm::rules::{self, Selection};
 use crate::controller::vm::step::{self, Agent, Observed};
+use crate::controller::vm::tokens::Tokens;
+use crate::controller::vm::wishes::{self, Basis};
 use crate::datapath::runner;
 use crate::ids::ObjectName;
 use crate::replica::fence::Fence;
-use crate::replica::names;
 use crate::replica::record::Record;
-use crate::report::Code;
 use crate::units::Generation;
 use crate::wire::observation::Phase;
 use crate::wire::{Relationship, ReplicationObservation};
@@ -49,6 +55,28 @@ pub struct Gathered {
     pub silent: Option<Duration>,
     /// Disks that are not replicated.
     pub excluded: Vec<String>,
+    /// What annotations ask for.
+    pub tokens: Tokens,
+    /// When disks are compared at this site.
+    pub window: Option<Hours>,
+}
+
+impl Gathered {
+    /// How long it is until the site's window changes what may be done with a VM that has to be compared.
+    pub fn until_resync(&self, now: Timestamp) -> Option<Duration> {
+        self.observed.resync.need.as_ref()?;
+        let left = self
+            .window
+            .as_ref()?
+            .at(&[], now)
+            .changes()?
+            .duration_since(now);
+        Some(
+            Duration::try_from(left)
+                .unwrap_or_default()
+                .max(Duration::from_secs(1)),
+        )
+    }
 }
 
 /// Whether enough is known to say anything.
@@ -60,10 +88,11 @@ pub enum Knowledge {
 
 /// Gathers what is known of `vm`. What cannot be read is unknown; why not is in `memory` and in the data path's trouble.
 pub async fn gather(
-    vm: &ProtectedVM,
+    (vm, last): (&ProtectedVM, &ProtectedVMStatus),
     name: &ObjectName,
     context: &Context,
     memory: &mut VmMemory,
+    tokens: &Tokens,
 ) -> Knowledge {
     // A name that no object can have is that of a site which does not exist.
     let site_name = ObjectName::new(name.namespace(), &vm.spec.site_ref.name).ok();
@@ -78,15 +107,30 @@ pub async fn gather(
         (Some(_), Some(SiteView::Ready(handle))) => (step::Site::Ready, Some(handle)),
     };
     if matches!(view, step::Site::NotOurs(_)) {
-        let_go(context, memory);
+        storage::let_go(context, memory);
     }
     if let Some(handle) = &handle {
         retries::see_credentials(memory, handle);
-        memory.record = handle.record(name).map(|held| held.value);
+        let record = handle.record(name).map(|held| held.value);
+        memory.record = record.filter(|record| !record.is_erased());
     }
     let record = memory.record.clone();
+    let policy = site.map(|site| {
+        let own = vm.spec.replication_policy.as_ref();
+        policy::effective(&site.spec.replication_policy, own)
+    });
     let datapath = match (&handle, &record) {
-        (Some(handle), Some(record)) => Some(attach(context, name, memory, handle, record)),
+        (Some(_), Some(record)) if wishes::is_condemned(record) => None,
+        (Some(handle), Some(record)) => {
+            let duties = policy.as_ref().map(policy::duties).unwrap_or_default();
+            Some(storage::attach(
+                context,
+                name,
+                memory,
+                (handle, record),
+                duties,
+            ))
+        }
         _ => record
             .as_ref()
             .and_then(|record| context.datapath.observe(&record.replica)),
@@ -98,10 +142,13 @@ pub async fn gather(
         return Knowledge::NotYet;
     }
     if let (Some(handle), Some(record)) = (&handle, &record) {
-        look_for_fence(handle, record, memory, context.clock.now()).await;
+        storage::look_for_fence(handle, record, memory, context.clock.now()).await;
     }
     let parts = Parts {
         vm,
+        last,
+        tokens,
+        policy,
         name,
         site,
         site_name: site_name.as_ref(),
@@ -113,73 +160,12 @@ pub async fn gather(
     Knowledge::Enough(Box::new(parts.put_together(context, memory)))
 }
 
-/// Forgets what was known while this cluster acted: another one changes it now.
-fn let_go(context: &Context, memory: &mut VmMemory) {
-    if let Some((replica, _)) = memory.attached.take() {
-        context.datapath.detach(&replica);
-    }
-    (memory.record, memory.fence, memory.told) = (None, None, None);
-    memory.reading.reset();
-}
-
-/// Has the data path work on the VM's replica, with the credentials of now.
-fn attach(
-    context: &Context,
-    name: &ObjectName,
-    memory: &mut VmMemory,
-    handle: &SiteHandle,
-    record: &Record,
-) -> runner::Observation {
-    let attached = (record.replica.clone(), handle.fingerprint);
-    if memory.attached.as_ref() != Some(&attached) {
-        if let Some((before, _)) = memory.attached.replace(attached) {
-            context.datapath.detach(&before);
-        }
-        let mut owners = context
-            .owners
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        owners.insert(record.replica.clone(), name.clone());
-        context.datapath.attach(handle.store(&record.replica));
-    }
-    context
-        .datapath
-        .observe(&record.replica)
-        .unwrap_or_default()
-}
-
-/// Reads the fence, unless it is known, or could not be read and it is not time yet to try again.
-async fn look_for_fence(
-    handle: &SiteHandle,
-    record: &Record,
-    memory: &mut VmMemory,
-    now: Timestamp,
-) {
-    let known = memory
-        .fence
-        .as_ref()
-        .is_some_and(|(replica, held)| *replica == record.replica && held.is_some());
-    if known || memory.reading.wait().is_some() {
-        return;
-    }
-    let container = handle.replica(&record.replica);
-    let held = match documents::load::<Fence>(container.as_ref(), names::FENCE).await {
-        Ok(held) => held,
-        // Without its container there is no fence either.
-        Err(fault) if fault.code == Code::StorageNotFound => None,
-        Err(fault) => {
-            tracing::warn!(vm = %record.object, %fault, "cannot read the fence");
-            memory.fence = None;
-            memory.reading.failed(retries::READ_FENCE, fault, now);
-            return;
-        }
-    };
-    memory.reading.reset();
-    memory.fence = Some((record.replica.clone(), held));
-}
-
 struct Parts<'a> {
     vm: &'a ProtectedVM,
+    last: &'a ProtectedVMStatus,
+    tokens: &'a Tokens,
+    /// What holds for the VM, if its site is there.
+    policy: Option<ReplicationPolicy>,
     name: &'a ObjectName,
     site: Option<&'a HyperVSite>,
     site_name: Option<&'a ObjectName>,
@@ -199,19 +185,17 @@ impl Parts<'_> {
             record.map(|r| &r.replica),
             &hosts,
         );
-        let fence = memory
-            .fence
-            .as_ref()
-            .and_then(|(_, held)| held.as_ref())
-            .map(|held| held.value.clone());
+        let fence = known_fence(memory).cloned();
         let replica = self.replica();
         let point = self.has_point(replica);
         let replication = self.replication(found.as_ref());
-        let generation = fence
-            .as_ref()
-            .map_or(Generation::new(1), |fence| fence.generation);
+        let generation = fence.as_ref().map(|fence| fence.generation);
+        let generation = generation.unwrap_or(Generation::new(1));
         let described = self.is_described(fence.as_ref(), found.as_ref());
-        let desired = self.desired(fence.as_ref(), found.as_ref());
+        let basis = self.basis(context, memory, replication.as_deref());
+        let pause = basis.pause(found.as_ref().map(|found| found.host.as_str()));
+        let resync = basis.resync(point);
+        let desired = self.desired(fence.as_ref(), found.as_ref(), (pause.is_some(), &resync));
         let related = self.related(
             context,
             memory,
@@ -223,9 +207,9 @@ impl Parts<'_> {
         let copied = point || replica == step::Replica::Unknown;
         let failures = self.failures(found.as_ref(), replication.as_deref(), copied);
         let taken_by = self.taken_by(found.as_ref());
-        let observed = Observed {
-            deleting: self.vm.metadata.deletion_timestamp.is_some(),
-            suspended: self.vm.spec.suspend,
+        let mut observed = Observed {
+            removal: None,
+            pause,
             site: self.view.clone(),
             machine,
             taken_by,
@@ -242,11 +226,16 @@ impl Parts<'_> {
             slot: self.slot(context, found.as_ref()),
             window_closed: self.window_closed(context.clock.now()),
             point,
+            resync,
+            synchronize: self.tokens.asked.sync_now.is_some(),
         };
-        let silent = self.silent(context, found.as_ref());
+        observed.removal = basis.removal(&observed, context);
         let excluded = self.excluded().to_vec();
+        let tokens = self.tokens.clone();
+        let window = self.window();
         Gathered {
             observed,
+            silent: self.silent(context, found.as_ref()),
             site: self.handle,
             found,
             record: self.record,
@@ -255,9 +244,36 @@ impl Parts<'_> {
             replication,
             datapath: self.datapath,
             desired,
-            silent,
             excluded,
+            tokens,
+            window,
         }
+    }
+
+    fn basis<'b>(
+        &'b self,
+        context: &Context,
+        memory: &'b VmMemory,
+        replication: Option<&'b ReplicationObservation>,
+    ) -> Basis<'b> {
+        Basis {
+            vm: self.vm,
+            site: self.site,
+            handle: self.handle.as_deref(),
+            record: self.record.as_ref(),
+            fence: known_fence(memory),
+            replication,
+            datapath: self.datapath.as_ref(),
+            memory,
+            last: self.last,
+            tokens: self.tokens,
+            now: context.clock.now(),
+        }
+    }
+
+    /// When disks are compared at this site.
+    fn window(&self) -> Option<Hours> {
+        Hours::parse(&self.site?.spec.resynchronization.window).ok()
     }
 
     fn failures(
@@ -355,12 +371,20 @@ impl Parts<'_> {
         }
     }
 
-    fn desired(&self, fence: Option<&Fence>, found: Option<&Found>) -> Option<Relationship> {
+    fn desired(
+        &self,
+        fence: Option<&Fence>,
+        found: Option<&Found>,
+        (suspended, resync): (bool, &Resync),
+    ) -> Option<Relationship> {
         let (handle, record) = (self.handle.as_ref()?, self.record.as_ref()?);
-        let policy = &self.site?.spec.replication_policy;
-        Some(describe::relationship(
-            handle, record, fence?, found?, policy,
-        ))
+        let policy = self.policy.as_ref()?;
+        let relationship = describe::relationship(handle, record, fence?, found?, policy);
+        Some(Relationship {
+            suspended,
+            resynchronize: resync.is_allowed(),
+            ..relationship
+        })
     }
 
     /// Whether the agent was told what is desired, in its present session, with access that lasts.
@@ -401,7 +425,7 @@ impl Parts<'_> {
         let entries: Vec<Entry> = context
             .vms_of(site_name)
             .iter()
-            .filter_map(|vm| entry(context, vm.0.as_ref().ok()?, found))
+            .filter_map(|vm| slots::entry(context, vm.0.as_ref().ok()?, found))
             .collect();
         queue::slot(self.name, &entries, most)
     }
@@ -439,6 +463,11 @@ impl Parts<'_> {
     }
 }
 
+fn known_fence(memory: &VmMemory) -> Option<&Fence> {
+    let (_, held) = memory.fence.as_ref()?;
+    held.as_ref().map(|held| &held.value)
+}
+
 fn agent(found: Option<&Found>, replication: Option<&ReplicationObservation>) -> Agent {
     match (found, replication) {
         (Some(found), Some(replication)) if found.state.is_connected() => {
@@ -451,37 +480,4 @@ fn agent(found: Option<&Found>, replication: Option<&ReplicationObservation>) ->
         }
         _ => Agent::Unknown,
     }
-}
-
-/// A VM whose first copy is not done, as its host says.
-fn entry(context: &Context, vm: &ProtectedVM, on: &Found) -> Option<Entry> {
-    let object = name_of(vm)?;
-    let status = vm.status.as_ref()?;
-    let replica = status.replica_id.as_ref()?.parse().ok()?;
-    let replication = on.state.observed.replications.get(&replica)?;
-    let begun = replication.phase != Phase::Created;
-    let goes_nowhere = vm.spec.suspend
-        || vm.metadata.deletion_timestamp.is_some()
-        || status.state == Some(ReplicationState::EnablingFailed);
-    if !begun && goes_nowhere {
-        return None;
-    }
-    let manifest = context
-        .datapath
-        .observe(&replica)
-        .and_then(|observed| observed.manifest);
-    // Until the data path has answered, what runs may be a first copy.
-    let copied = match manifest {
-        Some(manifest) => !manifest.points.is_empty(),
-        None => !begun || replication.phase == Phase::Replicating,
-    };
-    (!copied).then(|| Entry {
-        object,
-        created: vm
-            .metadata
-            .creation_timestamp
-            .as_ref()
-            .map_or(Timestamp::MAX, |time| time.0),
-        running: begun,
-    })
 }

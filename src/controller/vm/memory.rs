@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::controller::documents::Held;
 use crate::controller::vm::monitor::Monitor;
 use crate::controller::vm::retries::Failure;
-use crate::ids::{HostName, ReplicaId};
+use crate::ids::{ChainId, HostName, ReplicaId};
 use crate::replica::fence::Fence;
 use crate::replica::record::Record;
 use crate::retry::{Attempts, Trouble};
@@ -37,6 +37,10 @@ pub struct VmMemory {
     /// A digest of the machine at the last look.
     pub machine: Option<blake3::Hash>,
     pub monitor: Monitor,
+    /// The chain that the data path was told to retire, until the agent was told of it.
+    pub retired: Option<ChainId>,
+    /// Whether the host has said that it has ended replication, so that the replica may go.
+    pub ended: bool,
     /// Writes of the status that failed in a row.
     pub unwritten: Unwritten,
     /// The generation of the spec that was looked at last.

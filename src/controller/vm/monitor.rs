@@ -79,7 +79,7 @@ impl Monitor {
         let behind = |at: Option<Timestamp>| at.map(|at| age(at, now));
         let situation = Situation {
             point: gathered.observed.point,
-            suspended: gathered.observed.suspended,
+            suspended: gathered.observed.pause.is_some(),
             silent,
             phase: seen.filter(|_| !silent).map(|seen| seen.phase),
             resync: seen.and_then(|seen| seen.resync.as_ref()),
@@ -169,6 +169,7 @@ fn disks(
 mod tests {
     use super::*;
     use crate::controller::vm::report::tests::observation;
+    use crate::controller::vm::tokens::Tokens;
     use crate::controller::vm::{report, step};
     use crate::units::Generation;
     use crate::wire::observation::Phase;
@@ -191,6 +192,8 @@ mod tests {
             desired: None,
             silent: None,
             excluded: Vec::new(),
+            tokens: Tokens::default(),
+            window: None,
         }
     }
 

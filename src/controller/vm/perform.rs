@@ -1,5 +1,8 @@
 //! Takes one step: one change outside, which may be taken again.
 
+mod asked;
+mod remove;
+
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -53,6 +56,14 @@ pub async fn perform(
             relate(gathered, context, memory, site, found).await
         }
         (Step::Start, _, Some(found)) => start(gathered, found).await,
+        (Step::Synchronize, _, Some(found)) => asked::synchronize(gathered, found).await,
+        (Step::StartChain, _, _) => asked::start_chain(gathered, context, memory),
+        (Step::Resynchronize, _, Some(found)) => {
+            asked::resynchronize(gathered, memory, found).await
+        }
+        (Step::Condemn, Some(site), _) => remove::condemn(gathered, context, site).await,
+        (Step::End, _, found) => remove::end(gathered, memory, found).await,
+        (Step::Erase, Some(site), _) => remove::erase(gathered, context, memory, site).await,
         (Step::Retain, _, _) => {
             retain(gathered, context).await;
             Ok(())
@@ -63,7 +74,11 @@ pub async fn perform(
             | Step::Raise
             | Step::Describe
             | Step::Relate
-            | Step::Start,
+            | Step::Start
+            | Step::Synchronize
+            | Step::Resynchronize
+            | Step::Condemn
+            | Step::Erase,
             _,
             _,
         ) => Err(Fault::new(
@@ -101,6 +116,7 @@ async fn record(
             former_vms: Vec::new(),
             created: context.clock.now(),
             retained: false,
+            condemned: None,
         },
     };
     tracing::info!(vm = %name, replica = %record.replica, "records the replica");

@@ -5,6 +5,7 @@
 mod aspects;
 pub mod details;
 pub mod quiet;
+mod resyncing;
 
 use std::time::Duration;
 
@@ -13,7 +14,9 @@ use crate::api::time::Time;
 use crate::api::vm_status::{Health, ProtectedVMStatus, ReplicationState};
 use crate::controller::vm::health;
 use crate::controller::vm::monitor::Measured;
+use crate::controller::vm::pause::Pause;
 use crate::controller::vm::queue::Slot;
+use crate::controller::vm::removal::Removal;
 use crate::controller::vm::report::details::Details;
 use crate::controller::vm::step::{self, Agent, Machine, Observed, Site, Step, Why};
 use crate::retry::Trouble;
@@ -47,12 +50,14 @@ struct Verdict {
     kind: Kind,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     /// Ready, or waiting without moving.
     Settled,
     /// It moves by itself.
     Reconciling,
+    /// It will move by itself, and is critical until then.
+    Overdue,
     /// A human must act.
     Stalled,
 }
@@ -67,7 +72,7 @@ pub fn status(
     let verdict = verdict(facts);
     let mut status = facts.details.status(old);
     // What cannot be read is as it was, as far as anybody knows.
-    let unread = facts.observed.is_unread() && facts.step != Step::Retain;
+    let unread = facts.observed.is_unread() && facts.observed.removal.is_none();
     status.tasks = if unread && !old.tasks.is_empty() {
         old.tasks.clone()
     } else {
@@ -77,6 +82,7 @@ pub fn status(
     status.state = old.state.filter(|_| unread).or(Some(verdict.state));
     (status.health, status.health_reasons) = health(facts, &verdict);
     status.progress = progress(facts);
+    status.resynchronization = resyncing::status(&facts.observed.resync, old, now);
     status.conditions = condition::merge(
         &old.conditions,
         conditions(
@@ -95,14 +101,21 @@ pub fn status(
 
 fn verdict(facts: &Facts<'_>) -> Verdict {
     let silent = facts.silent.is_some_and(|silent| silent >= SILENCE);
-    let obstacle = match facts.step {
-        Step::Retain => None,
-        _ => step::in_the_way(facts.observed),
+    let obstacle = match &facts.observed.removal {
+        Some(_) => None,
+        None => step::in_the_way(facts.observed),
     };
+    // Work on a host is no alarm, whatever it does to the host.
+    if facts.observed.pause == Some(Pause::Maintenance)
+        && facts.observed.point
+        && is_of_host(obstacle)
+    {
+        return paused(facts, Pause::Maintenance);
+    }
     if let Some(stalled) = stalled(facts, obstacle) {
         return stalled;
     }
-    if silent {
+    if silent && facts.observed.removal.is_none() {
         return Verdict {
             state: if facts.observed.point { ReplicationState::Protected } else { ReplicationState::Pending },
             ready: Status::Unknown,
@@ -130,7 +143,12 @@ fn verdict(facts: &Facts<'_>) -> Verdict {
             ),
         ),
         (_, Some(said)) => ("ProgressingWithRetry", said),
-        (_, None) => return moving(facts),
+        (_, None) => match &facts.observed.resync.need {
+            Some(need) if facts.observed.removal.is_none() && facts.observed.pause.is_none() => {
+                return resyncing::verdict(need);
+            }
+            Some(_) | None => return moving(facts),
+        },
     };
     Verdict {
         state: state(facts.observed, facts.step),
@@ -139,6 +157,14 @@ fn verdict(facts: &Facts<'_>) -> Verdict {
         message,
         kind: Kind::Reconciling,
     }
+}
+
+/// Whether nothing is in the way but what work on a host brings.
+const fn is_of_host(obstacle: Option<Why>) -> bool {
+    matches!(
+        obstacle,
+        None | Some(Why::MachineUnknown | Why::MachineNotFound | Why::AgentUnreachable)
+    )
 }
 
 /// What only a human can mend. What is in the way counts, whatever is done meanwhile to keep up what replicates.
@@ -178,7 +204,8 @@ fn stalled(facts: &Facts<'_>, obstacle: Option<Why>) -> Option<Verdict> {
         }
     };
     let state = match obstacle {
-        _ if seen.point => ReplicationState::Protected,
+        _ if seen.removal.is_some() => ReplicationState::Deleting,
+        _ if seen.point => protected_state(seen),
         Some(Why::Invalid) if seen.record && step::is_begun(seen.agent) => {
             ReplicationState::InitialReplication
         }
@@ -217,7 +244,11 @@ fn moving(facts: &Facts<'_>) -> Verdict {
             "WaitingForWindow",
             "waits for the hour at which the site's policy starts first copies".to_owned(),
         ),
-        Step::Nothing(Why::Suspended) => return suspended(),
+        Step::Nothing(Why::Suspended) => match seen.pause {
+            Some(pause) => return paused(facts, pause),
+            None => ("Suspended", String::new()),
+        },
+        _ if seen.removal.is_some() => removing(seen),
         // What the agent is told anew in mid-copy does not begin it anew.
         Step::Nothing(Why::Copying) | Step::Raise | Step::Describe | Step::Relate
             if state(seen, facts.step) == ReplicationState::InitialReplication =>
@@ -227,11 +258,15 @@ fn moving(facts: &Facts<'_>) -> Verdict {
                 "the disks are being copied to Azure".to_owned(),
             )
         }
-        Step::Retain => (
-            "Deleting",
-            "replication on the host is being ended; the replica stays".to_owned(),
-        ),
-        Step::Nothing(_) | Step::Raise | Step::Relate | Step::Describe if seen.point => {
+        Step::Nothing(_)
+        | Step::Raise
+        | Step::Relate
+        | Step::Describe
+        | Step::Synchronize
+        | Step::StartChain
+        | Step::Resynchronize
+            if seen.point =>
+        {
             return protected(facts);
         }
         Step::Nothing(_)
@@ -240,7 +275,14 @@ fn moving(facts: &Facts<'_>) -> Verdict {
         | Step::Raise
         | Step::Describe
         | Step::Relate
-        | Step::Start => (
+        | Step::Start
+        | Step::Synchronize
+        | Step::StartChain
+        | Step::Resynchronize
+        | Step::Condemn
+        | Step::End
+        | Step::Erase
+        | Step::Retain => (
             "EnablingProtection",
             "protection is being enabled".to_owned(),
         ),
@@ -274,20 +316,32 @@ fn silent_hosts(seen: &Observed) -> String {
     }
 }
 
-fn suspended() -> Verdict {
+fn paused(facts: &Facts<'_>, pause: Pause) -> Verdict {
     Verdict {
         state: ReplicationState::Suspended,
         ready: Status::True,
-        reason: "Suspended".to_owned(),
-        message: "replication is suspended by spec.suspend".to_owned(),
+        reason: pause.reason().to_owned(),
+        message: pause.said(facts.site),
         kind: Kind::Settled,
     }
 }
 
+/// What becomes of the replica of a deleted object.
+fn removing(seen: &Observed) -> (&'static str, String) {
+    match &seen.removal {
+        Some(Removal::Wait(wait)) => wait.said(),
+        Some(Removal::Raise | Removal::Condemn | Removal::End | Removal::Erase) => {
+            ("Deleting", "the replica is being removed".to_owned())
+        }
+        Some(Removal::Retain) | None => (
+            "Deleting",
+            "replication on the host is being ended; the replica stays".to_owned(),
+        ),
+    }
+}
+
 fn protected(facts: &Facts<'_>) -> Verdict {
-    let mut message =
-        "a recovery point is in Azure; this version does not ship the changes that follow it"
-            .to_owned();
+    let mut message = "recovery points are in Azure, and the changes follow".to_owned();
     if !facts.unsupported.is_empty() {
         message = format!(
             "{message}; not acted upon by this version: {}",
@@ -303,10 +357,18 @@ fn protected(facts: &Facts<'_>) -> Verdict {
     }
 }
 
+/// The state of a VM with a recovery point.
+fn protected_state(seen: &Observed) -> ReplicationState {
+    match &seen.resync.need {
+        Some(need) => resyncing::state(need),
+        None => ReplicationState::Protected,
+    }
+}
+
 fn state(seen: &Observed, step: Step) -> ReplicationState {
     match (step, seen.agent) {
-        (Step::Retain, _) => ReplicationState::Deleting,
-        _ if seen.point && seen.described => ReplicationState::Protected,
+        _ if seen.removal.is_some() => ReplicationState::Deleting,
+        _ if seen.point && seen.described => protected_state(seen),
         _ if seen.point => ReplicationState::FinalizingProtection,
         (
             Step::Nothing(
@@ -338,18 +400,19 @@ fn progress(facts: &Facts<'_>) -> Option<String> {
         (Step::Nothing(Why::Queued), Slot::Queued { position, waiting }) => {
             Some(format!("queued {position}/{waiting}"))
         }
-        (Step::Nothing(Why::Copying), _) => {
-            facts.details.percent().map(|percent| format!("{percent}%"))
-        }
+        (Step::Nothing(_), _) => facts.details.percent().map(|percent| format!("{percent}%")),
         _ => None,
     }
 }
 
 /// What is stalled is Critical, whatever else is so.
 fn health(facts: &Facts<'_>, verdict: &Verdict) -> (Option<Health>, Vec<String>) {
+    if facts.observed.pause == Some(Pause::Maintenance) && verdict.kind == Kind::Settled {
+        return (Some(Health::Normal), Vec::new());
+    }
     let measured = &facts.measured.reasons;
     let lines = measured.iter().map(health::Reason::line);
-    if verdict.kind != Kind::Stalled {
+    if !matches!(verdict.kind, Kind::Stalled | Kind::Overdue) {
         return (Some(health::health(measured)), lines.collect());
     }
     let known = lines
@@ -383,7 +446,7 @@ fn conditions(
     )];
     match kind {
         Kind::Settled => {}
-        Kind::Reconciling => said.push(Said::new(
+        Kind::Reconciling | Kind::Overdue => said.push(Said::new(
             types::RECONCILING,
             Status::True,
             reason.clone(),
@@ -399,7 +462,11 @@ fn conditions(
     said.push(aspects::validated(facts.observed));
     said.push(aspects::replicating(facts, old));
     said.push(facts.measured.rpo.clone());
-    said.push(Said::new(types::RESYNCING, Status::False, "NotNeeded", ""));
+    let copied = progress(facts);
+    said.push(resyncing::condition(
+        &facts.observed.resync,
+        copied.as_deref(),
+    ));
     let failover = "this version does not fail over yet";
     said.push(Said::new(
         types::FAILOVER_READY,

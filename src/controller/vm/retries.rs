@@ -18,7 +18,7 @@ use crate::controller::vm::memory::VmMemory;
 use crate::controller::vm::report::SILENCE;
 use crate::host::Machine;
 use crate::report::{Code, Fault};
-use crate::retry::Trouble;
+use crate::retry::{Class, Trouble, class};
 
 /// What the controller does beside its steps: it reads the fence.
 pub const READ_FENCE: &str = "ReadFence";
@@ -46,8 +46,13 @@ pub fn all(memory: &VmMemory, gathered: &Gathered) -> Vec<Failure> {
     let agents = agents.and_then(|seen| Some((REPLICATE.to_owned(), seen.trouble.clone()?)));
     let datapaths = gathered.datapath.as_ref();
     let datapaths = datapaths.and_then(|seen| Some((APPLY.to_owned(), seen.trouble.clone()?)));
+    // What means that something has to be compared is said as that, once there is something to compare with.
+    let compared = |trouble: &Trouble| {
+        gathered.observed.point && class(trouble.fault.code) == Class::ResyncRequired
+    };
     let all = own.chain(agents).chain(datapaths);
-    all.map(|(what, trouble)| Failure { what, trouble })
+    all.filter(|(_, trouble)| !compared(trouble))
+        .map(|(what, trouble)| Failure { what, trouble })
         .collect()
 }
 

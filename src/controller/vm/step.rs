@@ -10,10 +10,16 @@
 //!                               ▲                                          │ first recovery point
 //!                               └──── whenever the machine changed ◄───────┴─► Protected: Describe, Relate, nothing
 //! ```
+//! What is deleted: Retain; or, as [`crate::controller::vm::removal`] decides, Condemn ─► End ─► Erase.
+//! What fell behind: StartChain where the chain is broken, Resynchronize where it is demanded, and leave by Relate.
+//!
 //! Every step may be taken again: what it makes is looked for before it is made. `Relate` also renews access, and comes
 //! back whenever what the agent was told differs from what it should do. What could not be read is not made.
 
+use crate::controller::vm::pause::Pause;
 use crate::controller::vm::queue::Slot;
+use crate::controller::vm::removal::Removal;
+use crate::controller::vm::resync::Resync;
 use crate::controller::vm::rules::Failure;
 use crate::ids::{HostName, ObjectName};
 use crate::wire::observation::Phase;
@@ -21,8 +27,9 @@ use crate::wire::observation::Phase;
 /// What is known of a VM and everything that it needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Observed {
-    pub deleting: bool,
-    pub suspended: bool,
+    /// What becomes of the replica, where the object is deleted or was before.
+    pub removal: Option<Removal>,
+    pub pause: Option<Pause>,
     pub site: Site,
     pub machine: Machine,
     /// Another object has this VM.
@@ -44,6 +51,9 @@ pub struct Observed {
     pub window_closed: bool,
     /// Whether a recovery point has been published; while the replica is unknown, whether one was before.
     pub point: bool,
+    pub resync: Resync,
+    /// Whether somebody asks for a barrier now.
+    pub synchronize: bool,
 }
 
 /// What is known of the containers with the manifest.
@@ -123,6 +133,18 @@ pub enum Step {
     /// Tell the agent what to do, with fresh access.
     Relate,
     Start,
+    /// Have a barrier taken.
+    Synchronize,
+    /// Have the data path begin a new chain: the present one cannot be gone on with.
+    StartChain,
+    /// Tell the agent that all disks have to be compared.
+    Resynchronize,
+    /// Write down that the replica goes.
+    Condemn,
+    /// End replication on the host, before the replica goes.
+    End,
+    /// Remove the replica.
+    Erase,
     /// End replication on the host and keep what is in Azure.
     Retain,
     /// Nothing to do: for this reason.
@@ -147,6 +169,8 @@ pub enum Why {
     Invalid,
     AgentUnreachable,
     Suspended,
+    /// The replica is not removed yet.
+    Kept,
     Queued,
     Window,
     /// The agent and the data path are at work.
@@ -156,8 +180,8 @@ pub enum Why {
 
 /// The next step.
 pub fn next(seen: &Observed) -> Step {
-    if seen.deleting {
-        return Step::Retain;
+    if let Some(removal) = &seen.removal {
+        return remove(removal);
     }
     if let Some(why) = site_in_the_way(&seen.site) {
         return Step::Nothing(why);
@@ -169,6 +193,17 @@ pub fn next(seen: &Observed) -> Step {
     match in_the_way(seen) {
         None => enable(seen),
         Some(why) => go_on(seen, why),
+    }
+}
+
+const fn remove(removal: &Removal) -> Step {
+    match removal {
+        Removal::Retain => Step::Retain,
+        Removal::Wait(_) => Step::Nothing(Why::Kept),
+        Removal::Raise => Step::Raise,
+        Removal::Condemn => Step::Condemn,
+        Removal::End => Step::End,
+        Removal::Erase => Step::Erase,
     }
 }
 
@@ -250,27 +285,39 @@ fn on_host(seen: &Observed) -> Step {
         Agent::Unknown => Step::Nothing(Why::AgentUnreachable),
         Agent::Absent => Step::Relate,
         Agent::Replicating(_) if !seen.related => Step::Relate,
-        Agent::Replicating(Phase::Created) if seen.suspended => Step::Nothing(Why::Suspended),
+        Agent::Replicating(_) if seen.pause.is_some() => Step::Nothing(Why::Suspended),
         Agent::Replicating(Phase::Created) if seen.point => Step::Start,
         Agent::Replicating(Phase::Created) if seen.window_closed => Step::Nothing(Why::Window),
         Agent::Replicating(Phase::Created) => match seen.slot {
             Slot::Free => Step::Start,
             Slot::Queued { .. } => Step::Nothing(Why::Queued),
         },
+        Agent::Replicating(_) if seen.resync.begins_chain() => Step::StartChain,
+        Agent::Replicating(_) if seen.resync.demand => Step::Resynchronize,
+        Agent::Replicating(phase) if seen.synchronize && takes_barriers(phase) => Step::Synchronize,
         Agent::Replicating(_) if seen.point => Step::Nothing(Why::Protected),
         Agent::Replicating(_) => Step::Nothing(Why::Copying),
     }
 }
 
+/// Whether a barrier that is asked for is taken soon: in a copy it would follow by itself.
+const fn takes_barriers(phase: Phase) -> bool {
+    matches!(
+        phase,
+        Phase::Freezing | Phase::Capturing | Phase::Shipping | Phase::Replicating
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::controller::vm::resync::{Leave, Need};
 
     /// A VM whose replica is set up and which is replicating.
     fn replicating() -> Observed {
         Observed {
-            deleting: false,
-            suspended: false,
+            removal: None,
+            pause: None,
             site: Site::Ready,
             machine: Machine::Found {
                 host: "hv1".parse().unwrap(),
@@ -288,6 +335,8 @@ mod tests {
             slot: Slot::Free,
             window_closed: false,
             point: false,
+            resync: Resync::default(),
+            synchronize: false,
         }
     }
 
@@ -449,9 +498,66 @@ mod tests {
     }
 
     #[test]
+    fn what_is_asked_for_comes_after_what_the_agent_should_know_and_not_in_a_pause() {
+        let token = Resync {
+            demand: true,
+            ..Resync::default()
+        };
+        let mut seen = Observed {
+            agent: Agent::Replicating(Phase::Replicating),
+            point: true,
+            resync: token,
+            synchronize: true,
+            related: false,
+            ..replicating()
+        };
+        assert_eq!(next(&seen), Step::Relate);
+        seen.related = true;
+        assert_eq!(next(&seen), Step::Resynchronize);
+        seen.resync = Resync::default();
+        assert_eq!(next(&seen), Step::Synchronize);
+        seen.agent = Agent::Replicating(Phase::Copying);
+        assert_eq!(next(&seen), Step::Nothing(Why::Protected));
+        seen.pause = Some(Pause::Vm);
+        assert_eq!(next(&seen), Step::Nothing(Why::Suspended));
+    }
+
+    #[test]
+    fn a_pause_never_holds_up_what_the_agent_should_know() {
+        let seen = Observed {
+            pause: Some(Pause::Site),
+            related: false,
+            ..replicating()
+        };
+        assert_eq!(next(&seen), Step::Relate);
+    }
+
+    #[test]
+    fn a_broken_chain_is_begun_anew_when_there_is_leave() {
+        let need = |leave| Resync {
+            need: Some(Need {
+                reason: "5 is missing".to_owned(),
+                disks: Vec::new(),
+                running: false,
+                chain: true,
+                leave,
+            }),
+            ..Resync::default()
+        };
+        let mut seen = Observed {
+            point: true,
+            resync: need(Leave::Now),
+            ..replicating()
+        };
+        assert_eq!(next(&seen), Step::StartChain);
+        seen.resync = need(Leave::Manual);
+        assert_eq!(next(&seen), Step::Nothing(Why::Protected));
+    }
+
+    #[test]
     fn a_deleted_vm_is_let_go_whatever_else_is_so() {
         let seen = Observed {
-            deleting: true,
+            removal: Some(Removal::Retain),
             site: Site::Missing,
             ..replicating()
         };

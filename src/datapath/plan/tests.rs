@@ -16,6 +16,7 @@ fn manifest(head: Head) -> Manifest {
     let mut manifest = Manifest::new(ReplicaId::from_random(1), ChainId::from_random(2));
     let disk = ReplicaDisk {
         size: 1 << 40,
+        grown_from: None,
         head,
         tables: Vec::new(),
     };

@@ -97,8 +97,11 @@ impl Scan {
 
     /// Where something allocated or known to the table is next, at or after the position.
     fn next_interesting(&mut self) -> Result<Option<u64>, Error> {
+        let size = self.disk.size();
+        // The last chunk of the table may be longer than what is left of the disk.
         let known = self.table.next_start(self.position)?;
-        self.look_until(known.unwrap_or(self.disk.size()))?;
+        let known = known.filter(|start| *start < size);
+        self.look_until(known.unwrap_or(size))?;
         let allocated = self
             .allocated
             .front()

@@ -26,6 +26,11 @@ pub const QEMU_UTILS: Package = Package {
         Part::Command("qemu-nbd"),
     ],
 };
+/// `rsync`, which a resynchronization is measured beside.
+pub const RSYNC: Package = Package {
+    name: "rsync",
+    parts: &[Part::Command("rsync")],
+};
 /// `7zz`, which reads differencing chains.
 pub const SEVEN_ZIP: Package = Package {
     name: "7zip",

@@ -1,4 +1,4 @@
-//! Programs built from the Go module proxy: the control plane, Helm, crane.
+//! Programs built from the Go module proxy: the control plane and Helm.
 //!
 //! `k8s.io/kubernetes` is a module like any other once its staging repositories are pinned, which the `replace` lines
 //! of `control-plane/go.mod` do. Sources are checked against `go.sum`; nothing is resolved at build time.
@@ -15,12 +15,10 @@ pub(super) const API_SERVER: &str = "kube-apiserver";
 pub(super) const ETCD: &str = "etcd";
 pub(super) const KUBECTL: &str = "kubectl";
 pub(super) const HELM: &str = "helm";
-const CRANE: &str = "crane";
 
 const KUBERNETES_VERSION: &str = "1.37.2";
 const ETCD_VERSION: &str = "3.7.0";
 const HELM_VERSION: &str = "4.3.1";
-const CRANE_VERSION: &str = "0.22.1";
 
 const GO: Prerequisite = Prerequisite {
     command: "go",
@@ -37,17 +35,11 @@ const CONTROL_PLANE: Module = Module {
     definition: include_str!("control-plane/go.mod"),
     sums: include_str!("control-plane/go.sum"),
 };
-const CRANE_MODULE: Module = Module {
-    definition: include_str!("crane/go.mod"),
-    sums: include_str!("crane/go.sum"),
-};
 
 /// Without the version, clients and Helm cannot parse what the server says of itself. Major and minor go with it.
 const KUBERNETES_FLAGS: &str = "-s -w -X k8s.io/component-base/version.gitVersion=v1.37.2 \
      -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=37";
 const HELM_FLAGS: &str = "-s -w -X helm.sh/helm/v4/internal/version.version=v4.3.1";
-const CRANE_FLAGS: &str =
-    "-s -w -X github.com/google/go-containerregistry/cmd/crane/cmd.Version=v0.22.1";
 
 /// The folder with kube-apiserver, etcd and kubectl.
 ///
@@ -69,7 +61,6 @@ pub(super) fn kubernetes(cache: &Cache) -> Result<PathBuf, Error> {
     let folder = cache.obtain(&item, |installation| {
         let bin = build(
             installation,
-            &CONTROL_PLANE,
             KUBERNETES_FLAGS,
             &[
                 "k8s.io/kubernetes/cmd/kube-apiserver",
@@ -108,7 +99,7 @@ pub(super) fn helm(cache: &Cache) -> Result<PathBuf, Error> {
     };
     let folder = cache.obtain(&item, |installation| {
         let package = ["helm.sh/helm/v4/cmd/helm"];
-        let bin = build(installation, &CONTROL_PLANE, HELM_FLAGS, &package)?;
+        let bin = build(installation, HELM_FLAGS, &package)?;
         installation.check_version(
             Command::new(bin.join(HELM)).args(["version", "--short"]),
             HELM_VERSION,
@@ -117,36 +108,14 @@ pub(super) fn helm(cache: &Cache) -> Result<PathBuf, Error> {
     Ok(folder.join("bin").join(HELM))
 }
 
-/// crane.
-///
-/// # Errors
-/// If Go is missing or too old, or the build fails.
-pub(super) fn crane(cache: &Cache) -> Result<PathBuf, Error> {
-    let item = Item {
-        name: CRANE,
-        version: CRANE_VERSION,
-        inputs: &[CRANE_MODULE.definition, CRANE_MODULE.sums, CRANE_FLAGS],
-        expected: &["bin/crane"],
-        work: "building crane from the Go module proxy",
-        takes: "half a minute",
-    };
-    let folder = cache.obtain(&item, |installation| {
-        let package = ["github.com/google/go-containerregistry/cmd/crane"];
-        let bin = build(installation, &CRANE_MODULE, CRANE_FLAGS, &package)?;
-        installation.check_version(Command::new(bin.join(CRANE)).arg("version"), CRANE_VERSION)
-    })?;
-    Ok(folder.join("bin").join(CRANE))
-}
-
-/// Builds packages of a module's dependencies into `bin` and returns that folder.
+/// Builds packages of the module's dependencies into `bin` and returns that folder.
 fn build(
     installation: &mut Installation,
-    module: &Module,
     linker_flags: &str,
     packages: &[&str],
 ) -> Result<PathBuf, Error> {
-    installation.write("module/go.mod", module.definition)?;
-    installation.write("module/go.sum", module.sums)?;
+    installation.write("module/go.mod", CONTROL_PLANE.definition)?;
+    installation.write("module/go.sum", CONTROL_PLANE.sums)?;
     let folder = installation.folder().join("module");
     // Within the module, so that Go compares itself with what go.mod asks for, or fetches a newer toolchain if it may.
     installation.require(GO, &["env", "GOVERSION"], &folder)?;
@@ -181,8 +150,8 @@ fn go_build(module: &Path) -> Command {
 mod tests {
     use super::*;
 
-    fn requires(module: &Module, line: &str) -> bool {
-        module
+    fn requires(line: &str) -> bool {
+        CONTROL_PLANE
             .definition
             .lines()
             .any(|l| l.trim().trim_end_matches(" // indirect") == line)
@@ -196,17 +165,14 @@ mod tests {
             format!("helm.sh/helm/v4 v{HELM_VERSION}"),
         ];
         for line in plane {
-            assert!(requires(&CONTROL_PLANE, &line), "{line}");
+            assert!(requires(&line), "{line}");
         }
-        let crane = format!("github.com/google/go-containerregistry v{CRANE_VERSION}");
-        assert!(requires(&CRANE_MODULE, &crane));
     }
 
     #[test]
     fn the_versions_that_are_stamped_are_those_that_are_required() {
         assert!(KUBERNETES_FLAGS.contains(&format!("gitVersion=v{KUBERNETES_VERSION} ")));
         assert!(HELM_FLAGS.ends_with(&format!("version=v{HELM_VERSION}")));
-        assert!(CRANE_FLAGS.ends_with(&format!("Version=v{CRANE_VERSION}")));
         let minor = KUBERNETES_VERSION.split('.').nth(1).unwrap();
         assert!(KUBERNETES_FLAGS.ends_with(&format!("gitMinor={minor}")));
     }

@@ -10,10 +10,12 @@ use site_recovery::blob::client::container::ContainerClient;
 use site_recovery::blob::credential::{AccountKey, RenewableSas};
 use site_recovery::blob::endpoint::Endpoint;
 use site_recovery::blob::http::Http;
+use site_recovery::blob::memory::MemoryContainer;
 use site_recovery::blob::{Account, Container};
 use site_recovery::lab::azurite::{self, Azurite};
 use site_recovery::lab::tools::{AzuriteCommand, AzuriteVersion, Tools};
 use site_recovery::secret::SasToken;
+use site_recovery::units::SystemClock;
 use tempfile::TempDir;
 use tokio::sync::Mutex;
 
@@ -109,6 +111,12 @@ impl Emulator {
         let account = self.account();
         assert!(account.create_container(&name).await.unwrap());
         account.container(&name)
+    }
+
+    /// A new container of the emulator, and one in memory: what holds for one holds for the other.
+    pub(crate) async fn and_memory(&self) -> [Arc<dyn Container>; 2] {
+        let memory = MemoryContainer::new(&unique("it"), Arc::new(SystemClock));
+        [self.container().await, Arc::new(memory)]
     }
 
     /// A container by signature, with a client that sends again.

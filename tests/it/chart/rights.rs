@@ -14,7 +14,7 @@ use crate::chart::release::{install, start_ready, wait, wait_until_leads};
 use crate::shared_cluster::{eventually, kubectl, make_namespace, shared};
 
 /// In a namespace whose sites and VMs are acted upon.
-pub(crate) const WATCHED: [&str; 12] = [
+pub(crate) const WATCHED: [&str; 13] = [
     "create events.events.k8s.io",
     "get hypervsites.siterecovery.dev",
     "get protectedvms.siterecovery.dev",
@@ -22,6 +22,7 @@ pub(crate) const WATCHED: [&str; 12] = [
     "list hypervsites.siterecovery.dev",
     "list protectedvms.siterecovery.dev",
     "patch events.events.k8s.io",
+    "patch hypervsites.siterecovery.dev",
     "patch hypervsites/status.siterecovery.dev",
     "patch protectedvms.siterecovery.dev",
     "patch protectedvms/status.siterecovery.dev",

@@ -31,14 +31,16 @@ async fn protected() -> (World, Host, Controller, String) {
     (world, host, controller, status.replica_id.unwrap())
 }
 
-/// Waits until the agent has shipped what changed.
-async fn until_up_to_date(world: &World) {
-    let up_to_date = |status: &ProtectedVMStatus| {
+/// Waits until the agent takes barriers again.
+async fn until_changes_follow(world: &World) {
+    let follow = |status: &ProtectedVMStatus| {
         let mut conditions = status.conditions.iter();
         let replicating = conditions.find(|condition| condition.type_ == "Replicating");
-        replicating.is_some_and(|replicating| replicating.reason == "UpToDate")
+        replicating.is_some_and(|replicating| replicating.reason == "ChangesFollow")
     };
-    world.until_status("web", "up to date", up_to_date).await;
+    world
+        .until_status("web", "followed by its changes", follow)
+        .await;
 }
 
 /// Checks that nothing but barriers followed: a copy would have taken sequences without a point.
@@ -87,7 +89,7 @@ async fn a_rebuilt_cluster_stands_back_until_told_and_then_copies_nothing_again(
     let status = world.until_protected("web").await;
 
     assert_eq!(status.replica_id.as_deref(), Some(replica.as_str()));
-    until_up_to_date(&world).await;
+    until_changes_follow(&world).await;
     let after = world.manifest(&replica).await.unwrap();
     assert_only_changes_followed(&after, &before);
     // Late commands of the lost cluster are refused.
@@ -121,7 +123,7 @@ async fn a_take_over_that_died_before_the_fences_is_completed() {
     .await;
 
     assert_eq!(fence.generation, Generation::new(2));
-    until_up_to_date(&world).await;
+    until_changes_follow(&world).await;
     world.until_protected("web").await;
 }
 
@@ -170,7 +172,7 @@ async fn an_agent_that_has_lost_its_folder_goes_on_with_the_changes() {
     })
     .await;
     assert_only_changes_followed(&after, &before);
-    until_up_to_date(&world).await;
+    until_changes_follow(&world).await;
     world.until_protected("web").await;
 }
 

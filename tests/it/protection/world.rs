@@ -28,7 +28,8 @@ use site_recovery::lab::verdict::{Judge, Source, Witness};
 use site_recovery::replica::document;
 use site_recovery::replica::fence::Fence;
 use site_recovery::replica::manifest::Manifest;
-use site_recovery::replica::names;
+use site_recovery::replica::names::{self, Prefix};
+use site_recovery::replica::record::Record;
 use site_recovery::replica::seal::Seal;
 use site_recovery::units::{ByteRange, MIB};
 use tempfile::TempDir;
@@ -224,6 +225,16 @@ impl World {
         let container = self.account().container(&format!("sr-r-{replica}"));
         let held = documents::load(container.as_ref(), names::FENCE).await;
         held.unwrap().unwrap().value
+    }
+
+    /// Whether it is written down that the replica of a VM goes.
+    pub(crate) async fn is_condemned(&self, vm: &str) -> bool {
+        let prefix: Prefix = "sr".parse().unwrap();
+        let site = ObjectName::new(NAMESPACE, SITE).unwrap();
+        let container = self.account().container(&prefix.site(&site));
+        let name = names::record(&ObjectName::new(NAMESPACE, vm).unwrap());
+        let held = documents::load::<Record>(container.as_ref(), &name).await;
+        held.unwrap().unwrap().value.condemned.is_some()
     }
 
     /// Has what the machine's disks hold at its first barrier looked at.

@@ -1,129 +1,23 @@
 //! What a worker makes of an inbox that somebody filled by hand: seals, logs that nobody named, and what is missing.
 
-use std::io::Cursor;
 use std::sync::Arc;
 
-use jiff::Timestamp;
 use site_recovery::blob::error::Operation;
 use site_recovery::blob::faulty::Faults;
 use site_recovery::blob::faulty::container::FaultyContainer;
-use site_recovery::blob::parameters::{Include, PutOptions};
+use site_recovery::blob::parameters::Include;
 use site_recovery::blob::walk;
 use site_recovery::datapath::Error;
 use site_recovery::datapath::worker::{Step, Worker};
-use site_recovery::hrl::{Identity, LogWriter};
 use site_recovery::ids::{ChainId, DiskId, random};
-use site_recovery::replica::Digest;
 use site_recovery::replica::names;
-use site_recovery::replica::seal::{
-    Barrier, Consistency, DiskCursor, Encoding, Kind, Seal, SealedDisk, SealedLog, Writer,
-};
+use site_recovery::replica::seal::Kind;
 use site_recovery::report::Code;
-use site_recovery::units::{ByteRange, Generation, Sequence, to_u64};
+use site_recovery::units::Sequence;
 use uuid::Uuid;
 
+use super::hand::{Hand, SIZE, applied, names_in_the_inbox};
 use super::world::World;
-
-const SIZE: u64 = 4 << 20;
-const SECTOR: u64 = 512;
-
-/// An agent's hand: puts seals into an inbox, each with one log of one sector.
-struct Hand<'a> {
-    world: &'a World,
-    chain: ChainId,
-    next: Sequence,
-    prev: Option<Digest>,
-}
-
-impl<'a> Hand<'a> {
-    async fn new(world: &'a World) -> Self {
-        Hand {
-            world,
-            chain: world.manifest().await.chain,
-            next: Sequence::ZERO.next(),
-            prev: None,
-        }
-    }
-
-    fn disk(&self) -> DiskId {
-        self.world.disks.keys().next().unwrap().clone()
-    }
-
-    async fn put(&self, name: &str, bytes: Vec<u8>) {
-        let (inbox, create) = (&self.world.cloud.inbox, PutOptions::create());
-        inbox.put(name, bytes.into(), &create).await.unwrap();
-    }
-
-    /// Leaves a sequence out.
-    fn skip(&mut self) {
-        self.prev = Some(Digest::of(b"the seal that is missing"));
-        self.next = self.next.next();
-    }
-
-    /// Seals one sector, always the same one: no two seals are one cycle.
-    async fn seal(&mut self, disk: DiskId, kind: Kind, barrier: bool) {
-        let (id, range) = (Uuid::new_v4(), ByteRange::at(0, SECTOR).unwrap());
-        let identity = Identity {
-            id,
-            previous: None,
-            disk_size: SIZE,
-            created: Timestamp::UNIX_EPOCH,
-        };
-        let mut log = LogWriter::new(Cursor::new(Vec::new()), identity).unwrap();
-        log.write(0, &[u8::try_from(self.next.value() % 251).unwrap(); 512])
-            .unwrap();
-        let bytes = log.finish(Timestamp::UNIX_EPOCH).unwrap().into_inner();
-        let log = SealedLog {
-            log: id,
-            range,
-            encoding: Encoding::Identity,
-            stored: to_u64(bytes.len()),
-            length: to_u64(bytes.len()),
-            blake3: Digest::of(&bytes),
-        };
-        let seal = Seal {
-            replica: self.world.cloud.id.clone(),
-            chain: self.chain.clone(),
-            sequence: self.next,
-            prev: self.prev,
-            writer: Writer {
-                host: "hv1".parse().unwrap(),
-                generation: Generation::new(1),
-            },
-            barrier: barrier.then_some(Barrier {
-                time: Timestamp::UNIX_EPOCH,
-                consistency: Consistency::Crash,
-            }),
-            disks: vec![SealedDisk {
-                disk,
-                size: SIZE,
-                kind,
-                logs: vec![log],
-                cursor: DiskCursor::Copied {
-                    point: "p".parse().unwrap(),
-                },
-            }],
-        };
-        self.put(&names::log(self.next, &id), bytes).await;
-        let (bytes, id) = seal.encode().unwrap();
-        self.put(&names::seal(self.next), bytes).await;
-        (self.next, self.prev) = (self.next.next(), Some(id));
-    }
-
-    async fn copy(&mut self) {
-        self.seal(self.disk(), Kind::Copy, false).await;
-    }
-}
-
-async fn names_in_the_inbox(world: &World) -> Vec<String> {
-    let listed = walk::blobs(world.cloud.inbox.as_ref(), "", Include::default(), 10_000);
-    let items = listed.await.unwrap().items;
-    items.into_iter().map(|blob| blob.name).collect()
-}
-
-async fn applied(world: &World) -> u64 {
-    world.manifest().await.last_applied.sequence.value()
-}
 
 #[tokio::test]
 async fn a_backlog_is_applied_without_listing_the_inbox_for_every_cycle() {

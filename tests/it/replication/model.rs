@@ -37,6 +37,16 @@ struct State {
     off: bool,
     /// The guest cannot be quiesced.
     restless: bool,
+    /// Days that the host's clock is wrong by.
+    turned: i64,
+}
+
+impl State {
+    /// A second after the freeze before, by a clock that may have been turned.
+    fn now(&self) -> Timestamp {
+        let second = 1_790_000_000 + i64::try_from(self.freezes).unwrap();
+        Timestamp::from_second(second + self.turned * 86_400).unwrap()
+    }
 }
 
 struct Point {
@@ -112,6 +122,24 @@ impl Model {
         self.lock().off = true;
     }
 
+    pub(crate) fn turn_on(&self) {
+        self.lock().off = false;
+    }
+
+    pub(crate) fn is_off(&self) -> bool {
+        self.lock().off
+    }
+
+    /// What a disk holds now.
+    pub(crate) fn content_of(&self, slot: &DiskSlot) -> Vec<u8> {
+        self.lock().disks[slot].clone()
+    }
+
+    /// The host's clock is turned by so many days: barriers from now on say so.
+    pub(crate) fn turn_clock(&self, days: i64) {
+        self.lock().turned += days;
+    }
+
     /// From now on the guest can be quiesced again.
     pub(crate) fn calm(&self) {
         self.lock().restless = false;
@@ -145,6 +173,12 @@ pub(crate) type Content = BTreeMap<DiskSlot, Arc<Vec<u8>>>;
 pub(crate) struct Witness(Mutex<Vec<(Timestamp, Content)>>);
 
 impl Witness {
+    /// When each point was frozen, the oldest first.
+    pub(crate) fn times(&self) -> Vec<Timestamp> {
+        let frozen = self.0.lock().unwrap();
+        frozen.iter().map(|(taken, _)| *taken).collect()
+    }
+
     /// When the newest point was frozen.
     pub(crate) fn newest(&self) -> Timestamp {
         self.0.lock().unwrap().last().unwrap().0
@@ -241,8 +275,7 @@ impl Hypervisor for Witnessed {
         let restless = wanted == Consistency::Application && state.restless;
         let shown = FrozenPoint {
             id: format!("point-{}", state.freezes).parse().unwrap(),
-            taken_at: Timestamp::from_second(1_790_000_000 + i64::try_from(state.freezes).unwrap())
-                .unwrap(),
+            taken_at: state.now(),
             consistency: if restless { Consistency::Crash } else { wanted },
             fallback: restless.then(|| Fault::new(Code::GuestQuiesceFailed, "a writer is busy")),
             disks: disks.to_vec(),

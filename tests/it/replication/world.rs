@@ -41,9 +41,9 @@ pub(crate) struct World {
     pub(crate) disks: BTreeMap<DiskId, DiskSlot>,
     pub(crate) cloud: datapath::store::Store,
     pub(crate) account: Arc<dyn Account>,
-    emulator: Arc<Emulator>,
+    pub(crate) emulator: Arc<Emulator>,
     folder: TempDir,
-    prefix: Prefix,
+    pub(crate) prefix: Prefix,
 }
 
 /// A running engine.

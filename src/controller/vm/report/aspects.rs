@@ -8,9 +8,6 @@ use crate::controller::vm::report::{Facts, SILENCE};
 use crate::controller::vm::step::{Agent, Machine, Observed};
 use crate::wire::observation::Phase;
 
-/// Everything is sealed.
-const UP_TO_DATE: &str = "UpToDate";
-
 pub(super) fn validated(seen: &Observed) -> Said {
     match &seen.machine {
         Machine::Found { .. } if seen.failures.is_empty() => {
@@ -45,8 +42,7 @@ pub(super) fn validated(seen: &Observed) -> Said {
     }
 }
 
-/// Whether the VM is replicated. What was said stands while its agent is away for a moment, and while a VM that keeps to
-/// its objective takes the next barrier.
+/// Whether the VM is replicated. What was said stands while its agent is away for a moment.
 pub(super) fn replicating(facts: &Facts<'_>, old: &[Condition]) -> Said {
     let said = |status, reason: &str, message: &str| {
         Said::new(types::REPLICATING, status, reason, message)
@@ -78,15 +74,14 @@ pub(super) fn replicating(facts: &Facts<'_>, old: &[Condition]) -> Said {
         (Agent::Absent, None) => said(Status::False, "NotStarted", ""),
         (Agent::Replicating(Phase::Created), None) => said(Status::False, "NotStarted", ""),
         (Agent::Replicating(phase), None) => {
-            let takes_barrier =
-                matches!(phase, Phase::Freezing | Phase::Capturing | Phase::Shipping);
-            let keeps_up = seen.point
-                && facts.measured.rpo.status == Status::True
-                && before.is_some_and(|before| before.reason == UP_TO_DATE);
-            match takes_barrier && keeps_up {
-                true => said(Status::True, UP_TO_DATE, ""),
-                false => said(Status::True, phase_name(phase, seen.point), ""),
-            }
+            let name = phase_name(phase, seen.point);
+            let replicates = !matches!(phase, Phase::ResyncRequired | Phase::Suspended);
+            let status = if replicates {
+                Status::True
+            } else {
+                Status::False
+            };
+            said(status, name, "")
         }
     }
 }
@@ -105,10 +100,15 @@ pub(super) fn critical((health, reasons): (Option<Health>, &[String])) -> Said {
 const fn phase_name(phase: Phase, point: bool) -> &'static str {
     match phase {
         Phase::Created => "NotStarted",
-        Phase::Replicating => UP_TO_DATE,
+        // One and the same, however often barriers are taken: how far behind it is, the RPO says.
+        Phase::Replicating | Phase::Freezing | Phase::Capturing | Phase::Shipping if point => {
+            "ChangesFollow"
+        }
+        Phase::Replicating => "UpToDate",
         Phase::ResyncRequired => "ResynchronizationRequired",
         Phase::Suspended => "Suspended",
-        // After a restart of the agent, say: what changed meanwhile follows.
+        Phase::Copying | Phase::Merging if point => "Comparing",
+        // After a restart of the agent, say.
         _ if point => "CatchingUp",
         Phase::Resuming
         | Phase::Freezing

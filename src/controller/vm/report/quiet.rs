@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
+
 use crate::api::condition::types;
-use crate::api::vm_status::{ProtectedVMStatus, RecoveryPointsStatus};
+use crate::api::vm_status::{ProtectedVMStatus, RecoveryPointStatus, RecoveryPointsStatus};
 use crate::controller::vm::health;
 
 /// How far a copy is is written this often at most, unless it moved far.
@@ -33,23 +35,31 @@ pub fn is_worth_writing(
 /// The status without what moves.
 fn still(status: &ProtectedVMStatus) -> ProtectedVMStatus {
     let mut still = status.clone();
-    // That a copy has begun or ended is no movement.
     still.progress = None;
     for disk in &mut still.disks {
         disk.copy = None;
         disk.head = None;
     }
+    // After the first points a new one is movement; that there is an application-consistent one is not.
     if let Some(points) = still
         .recovery_points
         .as_mut()
         .filter(|points| points.count >= FIRST_POINTS)
     {
-        *points = RecoveryPointsStatus::default();
+        let latest = points.latest_application_consistent.take();
+        *points = RecoveryPointsStatus {
+            latest_application_consistent: latest.map(|point| RecoveryPointStatus {
+                id: String::new(),
+                time: Timestamp::UNIX_EPOCH.into(),
+                ..point
+            }),
+            ..RecoveryPointsStatus::default()
+        };
     }
     for line in &mut still.health_reasons {
         *line = health::code(line).to_owned();
     }
-    let numbers = [types::RPO_MET, types::CRITICAL];
+    let numbers = [types::RPO_MET, types::CRITICAL, types::RESYNCING];
     let conditions = still.conditions.iter_mut();
     for condition in conditions.filter(|condition| numbers.contains(&condition.type_.as_str())) {
         condition.message.clear();
@@ -184,5 +194,43 @@ mod tests {
             &protected,
             Duration::ZERO
         ));
+    }
+
+    fn with_point(count: i32) -> ProtectedVMStatus {
+        let point = RecoveryPointStatus {
+            id: count.to_string(),
+            time: Timestamp::from_second(count.into()).unwrap().into(),
+            consistency: "Crash".to_owned(),
+        };
+        ProtectedVMStatus {
+            recovery_points: Some(RecoveryPointsStatus {
+                count,
+                latest: Some(point),
+                ..RecoveryPointsStatus::default()
+            }),
+            ..status(None)
+        }
+    }
+
+    #[test]
+    fn recovery_points_of_every_half_minute_are_written_every_five_minutes() {
+        let mut written = with_point(0);
+        let (mut writes, mut age) = (0, 0);
+        for second in (30..=3600).step_by(30) {
+            age += 30;
+            let mut new = with_point(second / 30);
+            // The data path is at work in every second look.
+            new.disks[0].head =
+                Some(["Applying", "Consistent"][usize::from(second % 60 == 0)].to_owned());
+            if is_worth_writing(&written, &new, Duration::from_secs(age)) {
+                (written, age, writes) = (new, 0, writes + 1);
+            }
+        }
+        assert_eq!(writes, 12);
+    }
+
+    #[test]
+    fn the_first_recovery_point_is_written_at_once() {
+        assert!(is_worth_writing(&status(None), &with_point(1), SECOND));
     }
 }

@@ -3,6 +3,7 @@
 use super::*;
 use crate::api::condition::is_true;
 use crate::controller::metrics::vms::Figures;
+use crate::controller::vm::resync::{Leave, Need, Resync};
 use crate::controller::vm::rules::Failure;
 use crate::controller::vm::step;
 use crate::ids::ReplicaId;
@@ -36,8 +37,8 @@ pub(in crate::controller::vm) fn observation() -> ReplicationObservation {
 
 pub(in crate::controller::vm) fn protected() -> Observed {
     Observed {
-        deleting: false,
-        suspended: false,
+        removal: None,
+        pause: None,
         site: Site::Ready,
         machine: Machine::Found {
             host: "hv1".parse().unwrap(),
@@ -55,6 +56,8 @@ pub(in crate::controller::vm) fn protected() -> Observed {
         slot: Slot::Free,
         window_closed: false,
         point: true,
+        resync: Resync::default(),
+        synchronize: false,
     }
 }
 
@@ -391,4 +394,120 @@ fn a_site_that_is_lost_does_not_take_back_what_its_vms_were() {
     assert_eq!(status.state, old.state);
     assert_eq!(ready_of(&status).0, "Protected");
     assert_eq!(status.tasks, old.tasks);
+}
+
+fn requires(leave: Leave) -> Observed {
+    let need = Need {
+        reason: "TrackingLost: a crash".to_owned(),
+        disks: Vec::new(),
+        running: leave == Leave::Now,
+        chain: false,
+        leave,
+    };
+    Observed {
+        resync: Resync {
+            need: Some(need),
+            ..Resync::default()
+        },
+        ..protected()
+    }
+}
+
+#[test]
+fn a_vm_that_has_to_be_compared_is_critical_while_it_waits_and_a_warning_while_it_runs() {
+    let at = jiff::Timestamp::from_second(1_790_040_000).unwrap();
+    let waits = Case::of(requires(Leave::Opens(at)));
+    let required = "ResynchronizationRequired";
+    assert_eq!(waits.summary(), summary("False", required, true, false));
+    let status = waits.status();
+    assert_eq!(
+        status.state,
+        Some(ReplicationState::ResynchronizationRequired)
+    );
+    assert_eq!(status.health, Some(Health::Critical));
+    assert!(is_true(&status.conditions, types::CRITICAL));
+    let resync = status.resynchronization.unwrap();
+    assert_eq!(resync.next_window, Some(at.into()));
+
+    let runs = Case::of(requires(Leave::Now));
+    assert_eq!(
+        runs.summary(),
+        summary("False", "Resynchronizing", true, false)
+    );
+    let status = runs.status();
+    assert_eq!(status.health, Some(Health::Warning));
+    assert!(is_true(&status.conditions, types::RESYNCING));
+    assert!(!is_true(&status.conditions, types::CRITICAL));
+}
+
+#[test]
+fn what_only_a_human_begins_is_stalled() {
+    let manual = Case::of(requires(Leave::Manual));
+    let required = "ResynchronizationRequired";
+    assert_eq!(manual.summary(), summary("False", required, false, true));
+}
+
+#[test]
+fn a_paused_vm_is_ready_with_a_warning_that_says_what_the_pause_costs() {
+    for phase in [Phase::Created, Phase::Suspended] {
+        let paused = Case::of(Observed {
+            pause: Some(Pause::Vm),
+            agent: Agent::Replicating(phase),
+            ..protected()
+        });
+        assert_eq!(paused.summary(), summary("True", "Suspended", false, false));
+        let status = paused.status();
+        assert_eq!(status.state, Some(ReplicationState::Suspended));
+        assert_eq!(status.health, Some(Health::Warning));
+        assert!(status.health_reasons[0].contains("more than half of a disk"));
+    }
+}
+
+#[test]
+fn work_on_a_host_is_no_alarm_even_when_the_host_is_gone() {
+    let mut case = Case::of(Observed {
+        pause: Some(Pause::Maintenance),
+        machine: Machine::Found {
+            host: "hv1".parse().unwrap(),
+            connected: false,
+        },
+        agent: Agent::Unknown,
+        ..protected()
+    });
+    case.silent = Some(SILENCE);
+    assert_eq!(
+        case.summary(),
+        summary("True", "HostMaintenance", false, false)
+    );
+    assert_eq!(case.status().health, Some(Health::Normal));
+}
+
+#[test]
+fn taking_barriers_changes_nothing_that_is_said() {
+    let said = |phase| {
+        let agent = Agent::Replicating(phase);
+        let case = Case::of(Observed {
+            agent,
+            ..protected()
+        });
+        case.status()
+    };
+    let rests = said(Phase::Replicating);
+    for phase in [Phase::Freezing, Phase::Capturing, Phase::Shipping] {
+        assert_eq!(said(phase), rests, "{phase:?}");
+    }
+}
+
+#[test]
+fn a_replica_that_is_needed_holds_its_deletion_and_says_why() {
+    let wait = crate::controller::vm::removal::Wait::ActiveInAzure;
+    let case = Case::of(Observed {
+        removal: Some(Removal::Wait(wait)),
+        ..protected()
+    });
+    assert_eq!(
+        case.summary(),
+        summary("False", "ActiveInAzure", true, false)
+    );
+    assert_eq!(case.status().state, Some(ReplicationState::Deleting));
 }

@@ -40,7 +40,7 @@ impl Stand {
     /// Obtains what is missing; the first time that takes minutes. Blocks.
     pub(crate) fn prepare() -> anyhow::Result<Self> {
         let tools = Tools::locate()?;
-        tools.ensure_packages(&[debian::QEMU_UTILS])?;
+        tools.ensure_packages(&[debian::QEMU_UTILS, debian::RSYNC])?;
         Ok(Stand {
             azurite: tools.azurite(AzuriteVersion::Throughput)?,
             azcopy: tools.azcopy()?,

@@ -39,7 +39,7 @@ pub(crate) async fn verify(copy: &Copy, image: &Image, folder: &Path) -> anyhow:
 }
 
 /// What was never written reads as zeroes, in storage as in a file's holes.
-async fn download(copy: &Copy, size: u64, path: &Path) -> anyhow::Result<()> {
+pub(crate) async fn download(copy: &Copy, size: u64, path: &Path) -> anyhow::Result<()> {
     let file = File::create_new(path).context("cannot make a file for the copy")?;
     file.set_len(size)?;
     let disk = ByteRange::to(size);

@@ -19,6 +19,7 @@ use site_recovery::host::lab::console::Console;
 use site_recovery::host::lab::spec::{DiskContent, DiskSpec, MachineSpec};
 use site_recovery::host::{BootGeneration, PowerOperation};
 use site_recovery::ids::{ChainId, DiskId, DiskSlot, ReplicaId, VmId, random};
+use site_recovery::lab::guest::client::Address;
 use site_recovery::lab::process::Process;
 use site_recovery::replica::fence::{DescribedDisk, Fence, MachineDescription, Side as ActiveSide};
 use site_recovery::replica::names::{self, Prefix};
@@ -34,6 +35,7 @@ use crate::stand::{Copy, Storage};
 /// Longer than any run takes.
 const PATIENCE: Duration = Duration::from_secs(600);
 const LOOK: Duration = Duration::from_millis(100);
+const MACHINE: &str = "bench";
 
 /// With `in_turn`, the cloud begins only when the host is done.
 pub(crate) async fn run(
@@ -125,15 +127,16 @@ async fn copy(
 }
 
 /// A lab hypervisor with one machine.
-struct Lab {
+pub(crate) struct Lab {
     process: Process,
     client: LabHypervisor,
+    console: Console,
     vm: VmId,
     slot: DiskSlot,
 }
 
 impl Lab {
-    async fn start(image: &Image, folder: &Path) -> anyhow::Result<Self> {
+    pub(crate) async fn start(image: &Image, folder: &Path) -> anyhow::Result<Self> {
         let socket = folder.join("hypervisor.socket");
         let mut command = Command::new(env!("CARGO_BIN_EXE_site-recovery"));
         command
@@ -147,7 +150,7 @@ impl Lab {
         let ready = || std::future::ready(console.about().is_ok());
         process.wait_ready(PATIENCE, ready).await?;
         let slot: DiskSlot = "scsi:0:0".parse()?;
-        let mut spec = MachineSpec::new("first-copy");
+        let mut spec = MachineSpec::new(MACHINE);
         spec.disks.push(DiskSpec {
             slot: slot.clone(),
             content: DiskContent::Existing {
@@ -160,13 +163,21 @@ impl Lab {
         Ok(Lab {
             process,
             client,
+            console,
             vm,
             slot,
         })
     }
 
+    /// Where a guest reaches the disk.
+    pub(crate) fn export(&self) -> anyhow::Result<(Address, String)> {
+        let about = self.console.about()?;
+        let address = Address::of(&about).context("the hypervisor exports no disks")?;
+        Ok((address, format!("{MACHINE}/{}", self.slot)))
+    }
+
     /// Leaves the image without a checkpoint.
-    async fn end(self) -> anyhow::Result<()> {
+    pub(crate) async fn end(self) -> anyhow::Result<()> {
         while self.client.machine(&self.vm)?.busy.is_some() {
             tokio::time::sleep(LOOK).await;
         }
@@ -181,7 +192,7 @@ impl Lab {
 }
 
 /// An empty replica.
-struct Replica {
+pub(crate) struct Replica {
     store: Store,
     inbox: String,
     container: String,
@@ -190,7 +201,7 @@ struct Replica {
 
 impl Replica {
     /// As the controller makes it when a VM is enabled.
-    async fn create(storage: &Storage, lab: &Lab, size: u64) -> anyhow::Result<Self> {
+    pub(crate) async fn create(storage: &Storage, lab: &Lab, size: u64) -> anyhow::Result<Self> {
         let (id, prefix) = (ReplicaId::from_random(random()), "bench".parse::<Prefix>()?);
         let disk = DiskId::from_random(random());
         let (inbox, container) = (prefix.inbox(&id), prefix.replica(&id));
@@ -212,7 +223,7 @@ impl Replica {
             pinned: Vec::new(),
             machine: MachineDescription {
                 vm: lab.vm.clone(),
-                name: "first-copy".to_owned(),
+                name: MACHINE.to_owned(),
                 boot: BootGeneration::Gen2,
                 processors: 1,
                 memory_mib: 1024,
@@ -238,7 +249,7 @@ impl Replica {
         })
     }
 
-    async fn host_order(
+    pub(crate) async fn host_order(
         &self,
         storage: &Storage,
         lab: &Lab,
@@ -263,7 +274,7 @@ impl Replica {
         })
     }
 
-    fn cloud_order(&self, storage: &Storage) -> CloudOrder {
+    pub(crate) fn cloud_order(&self, storage: &Storage) -> CloudOrder {
         CloudOrder {
             endpoint: storage.endpoint(),
             key: storage.key().to_owned(),
@@ -274,7 +285,7 @@ impl Replica {
     }
 
     /// The disk at the recovery point.
-    async fn copy(&self) -> anyhow::Result<Copy> {
+    pub(crate) async fn copy(&self) -> anyhow::Result<Copy> {
         let held = self.store.load().await?.context("the manifest is gone")?;
         let point = held.manifest.points.last().context("the point is gone")?;
         let snapshot = point.disks[&self.disk].snapshot.parse()?;
@@ -286,7 +297,7 @@ impl Replica {
 }
 
 /// This program as a child.
-struct Role {
+pub(crate) struct Role {
     name: &'static str,
     child: Child,
     input: ChildStdin,
@@ -294,7 +305,7 @@ struct Role {
 }
 
 impl Role {
-    fn start(name: &'static str) -> anyhow::Result<Self> {
+    pub(crate) fn start(name: &'static str) -> anyhow::Result<Self> {
         let mut child = tokio::process::Command::new(std::env::current_exe()?)
             .arg(name)
             .stdin(Stdio::piped())
@@ -311,23 +322,23 @@ impl Role {
         })
     }
 
-    async fn order<T: Serialize>(&mut self, what: &T) -> anyhow::Result<()> {
+    pub(crate) async fn order<T: Serialize>(&mut self, what: &T) -> anyhow::Result<()> {
         let line = serde_json::to_string(what)? + "\n";
         Ok(self.input.write_all(line.as_bytes()).await?)
     }
 
     /// The next thing that it says. May be dropped and called again.
-    async fn hear<T: DeserializeOwned>(&mut self) -> anyhow::Result<T> {
+    pub(crate) async fn hear<T: DeserializeOwned>(&mut self) -> anyhow::Result<T> {
         let line = self.output.next_line().await?;
         let line = line.with_context(|| format!("the {} process has ended", self.name))?;
         Ok(serde_json::from_str(&line)?)
     }
 
-    fn usage(&self) -> anyhow::Result<Usage> {
+    pub(crate) fn usage(&self) -> anyhow::Result<Usage> {
         measure::usage(self.child.id().context("it has ended")?)
     }
 
-    async fn end(mut self) -> anyhow::Result<()> {
+    pub(crate) async fn end(mut self) -> anyhow::Result<()> {
         drop(self.input);
         let ended = self.child.wait().await?;
         anyhow::ensure!(

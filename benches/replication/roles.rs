@@ -22,6 +22,7 @@ use site_recovery::blob::endpoint::Endpoint;
 use site_recovery::blob::http::Http;
 use site_recovery::datapath;
 use site_recovery::datapath::runner::{self, DataPath};
+use site_recovery::engine::demand;
 use site_recovery::engine::ledger::Store;
 use site_recovery::engine::phase::Phase;
 use site_recovery::engine::progress::Progress;
@@ -30,9 +31,11 @@ use site_recovery::engine::{Engine, Options};
 use site_recovery::host::lab::LabHypervisor;
 use site_recovery::ids::{DiskId, DiskSlot, ReplicaId, VmId};
 use site_recovery::replica::seal::Writer;
+use site_recovery::report::{Code, Fault};
 use site_recovery::secret::{SasToken, Secret};
 use site_recovery::units::{Generation, Sequence, SystemClock};
 use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 /// How often an agent shows its controller how far a copy is.
@@ -60,6 +63,8 @@ pub(crate) struct HostSays {
     pub(crate) phase: String,
     pub(crate) sealed: Sequence,
     pub(crate) sent: u64,
+    /// Barriers that are sealed.
+    pub(crate) barriers: u64,
     /// Everything up to the barrier is sealed.
     pub(crate) done: bool,
     pub(crate) trouble: Option<String>,
@@ -83,14 +88,21 @@ pub(crate) struct CloudSays {
     pub(crate) trouble: Option<String>,
 }
 
+/// What a host is asked for once everything is sealed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Ask {
+    /// A barrier.
+    Synchronize,
+    /// A comparison of the disk.
+    Compare,
+}
+
 /// Replicates one disk until the input ends.
 pub(crate) async fn host() -> anyhow::Result<()> {
     let (order, mut input) = ordered::<HostOrder>().await?;
     let progress: BTreeMap<DiskId, Arc<Progress>> = [(order.disk.clone(), Arc::default())].into();
     let (publish, mut observed) = watch::channel(Engine::initial());
-    let engine = engine(order, progress.clone(), publish)?;
-    let stop = engine.stop.clone();
-    let engine = tokio::spawn(engine.run());
+    let mut running = Running::start(engine(&order, progress.clone(), publish.clone())?);
     loop {
         let says = {
             let observation = observed.borrow_and_update();
@@ -105,6 +117,7 @@ pub(crate) async fn host() -> anyhow::Result<()> {
                     .values()
                     .map(|progress| progress.counted().sent)
                     .sum(),
+                barriers: observation.cycles.completed,
                 done: matches!(observation.phase, Phase::Replicating { .. }),
                 trouble: observation
                     .trouble
@@ -116,42 +129,77 @@ pub(crate) async fn host() -> anyhow::Result<()> {
         tokio::select! {
             changed = observed.changed() => changed.context("the engine has ended")?,
             () = tokio::time::sleep(SHOWN) => {}
-            line = input.recv() => if line.is_none() { break },
+            line = input.recv() => match line {
+                None => break,
+                Some(line) => match serde_json::from_str(&line)? {
+                    Ask::Synchronize => running.synchronize.notify_one(),
+                    Ask::Compare => {
+                        running.end().await?;
+                        let reason = Fault::new(Code::ResyncRequested, "it is measured");
+                        demand::add(&order.state, [order.disk.clone()], reason)?;
+                        // What was done before counts no more.
+                        publish.send_replace(Engine::initial());
+                        running = Running::start(engine(&order, progress.clone(), publish.clone())?);
+                    }
+                },
+            },
         }
     }
-    stop.cancel();
-    Ok(engine.await?)
+    running.end().await
+}
+
+/// An engine at work.
+struct Running {
+    synchronize: Arc<Notify>,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Running {
+    fn start(engine: Engine) -> Self {
+        Running {
+            synchronize: engine.synchronize.clone(),
+            stop: engine.stop.clone(),
+            task: tokio::spawn(engine.run()),
+        }
+    }
+
+    async fn end(self) -> anyhow::Result<()> {
+        self.stop.cancel();
+        Ok(self.task.await?)
+    }
 }
 
 fn engine(
-    order: HostOrder,
+    order: &HostOrder,
     progress: BTreeMap<DiskId, Arc<Progress>>,
     publish: watch::Sender<site_recovery::engine::Observation>,
 ) -> anyhow::Result<Engine> {
     let (http, endpoint) = (Http::new(&[])?, Endpoint::parse(&order.endpoint)?);
-    let reach = |(container, signature): (String, SasToken)| {
+    let reach = |(container, signature): &(String, SasToken)| {
+        let (container, signature) = (container.clone(), signature.clone());
         let (signature, options) = (RenewableSas::new(signature), BlobOptions::default());
         ContainerClient::with_sas(&http, endpoint.clone(), container, signature, options)
     };
     Ok(Engine {
-        hypervisor: Arc::new(LabHypervisor::new(order.hypervisor)),
+        hypervisor: Arc::new(LabHypervisor::new(&order.hypervisor)),
         store: Store {
-            id: order.replica,
-            inbox: Arc::new(reach(order.inbox)),
-            replica: Arc::new(reach(order.store)),
+            id: order.replica.clone(),
+            inbox: Arc::new(reach(&order.inbox)),
+            replica: Arc::new(reach(&order.store)),
         },
         options: Options {
             writer: Writer {
                 host: "host".parse()?,
                 generation: Generation::new(1),
             },
-            vm: order.vm,
-            disks: [(order.disk, order.slot)].into(),
+            vm: order.vm.clone(),
+            disks: [(order.disk.clone(), order.slot.clone())].into(),
             compress: true,
             interval: Duration::from_secs(3600),
             application_every: None,
             resynchronize: true,
-            folder: order.state,
+            folder: order.state.clone(),
         },
         throttle: Arc::new(Throttle::new(None)),
         clock: Arc::new(SystemClock),
@@ -170,11 +218,12 @@ pub(crate) async fn cloud() -> anyhow::Result<()> {
     let endpoint = Endpoint::parse(&order.endpoint)?;
     let account = AccountClient::with_key(&Http::new(&[])?, endpoint, key, BlobOptions::default());
     let (data_path, mut changes) = DataPath::new(runner::CONCURRENCY, Arc::new(SystemClock));
-    data_path.attach(datapath::store::Store {
+    let store = datapath::store::Store {
         id: order.replica.clone(),
         inbox: account.container(&order.inbox),
         replica: account.container(&order.store),
-    });
+    };
+    data_path.attach(store, runner::Duties::default());
     loop {
         tokio::select! {
             changed = changes.recv() => {

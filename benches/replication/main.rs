@@ -1,4 +1,5 @@
-//! Measures the first copy of a disk to page blobs, beside `qemu-img convert` and `azcopy`, in the same run.
+//! Measures replication: the first copy of a disk to page blobs, beside `qemu-img convert` and `azcopy` in the same run,
+//! and what follows it ([`changes`]).
 //!
 //! ```text
 //! per content (random, compressible): one dynamic VHDX, made once
@@ -14,6 +15,7 @@
 //! What is counted is the kernel's account of each process. What others did on the machine in that time is told too,
 //! because it makes every figure worse.
 
+mod changes;
 mod image;
 mod machine;
 mod measure;
@@ -35,7 +37,7 @@ use crate::measure::{Sample, Side};
 use crate::stand::Stand;
 use crate::summary::Report;
 
-/// Measure the first copy of a disk beside qemu-img and azcopy.
+/// Measure the first copy of a disk beside qemu-img and azcopy, then changes and a resynchronization beside rsync.
 #[derive(Debug, Parser)]
 struct Args {
     /// Runs of each side; the median counts
@@ -57,6 +59,9 @@ struct Args {
     /// has one thread for all
     #[arg(long)]
     in_turn: bool,
+    /// Measure only this; both if it is not said
+    #[arg(long, value_name = "PART")]
+    only: Option<Part>,
     /// Print JSON instead of a table
     #[arg(long)]
     json: bool,
@@ -68,6 +73,15 @@ struct Args {
     bench: bool,
     #[command(subcommand)]
     role: Option<Role>,
+}
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Part {
+    /// The first copy.
+    FirstCopy,
+    /// What follows it.
+    Changes,
 }
 
 /// What this program does as a child of itself.
@@ -102,13 +116,35 @@ async fn measure_all(args: &Args) -> anyhow::Result<()> {
         None => tempfile::tempdir(),
     }
     .context("cannot make a folder to work in")?;
-    let mut report = Report::new(machine::describe(&stand)?);
+    if args.only != Some(Part::Changes) {
+        measure_copies(args, &stand, folder.path()).await?;
+    }
+    if args.only != Some(Part::FirstCopy) {
+        say("measuring changes")?;
+        let (size, data) = (args.size << 20, args.data << 20);
+        let changes = changes::run(&stand, size, data, folder.path()).await?;
+        let text = if args.json {
+            serde_json::to_string_pretty(&changes)?
+        } else {
+            changes.to_string()
+        };
+        writeln!(std::io::stdout(), "{text}")?;
+    }
+    Ok(())
+}
+
+async fn measure_copies(
+    args: &Args,
+    stand: &Stand,
+    folder: &std::path::Path,
+) -> anyhow::Result<()> {
+    let mut report = Report::new(machine::describe(stand)?);
     let contents = args
         .content
         .map_or_else(|| Content::ALL.to_vec(), |content| vec![content]);
     for content in contents {
         say(&format!("making the {content} image"))?;
-        let path = folder.path().join(format!("{content}.vhdx"));
+        let path = folder.join(format!("{content}.vhdx"));
         let (size, data) = (args.size << 20, args.data << 20);
         let made = tokio::task::spawn_blocking(move || Image::make(path, content, size, data));
         let image = made.await??;
@@ -117,7 +153,7 @@ async fn measure_all(args: &Args) -> anyhow::Result<()> {
                 if args.side.is_some_and(|only| only != side) {
                     continue;
                 }
-                let sample = measure_one(args, &stand, &image, side, folder.path()).await;
+                let sample = measure_one(args, stand, &image, side, folder).await;
                 let sample = sample.with_context(|| format!("{side}, {content}, run {run}"))?;
                 say(&format!("{content}, run {run}: {sample}"))?;
                 report.add(content, sample);

@@ -1,0 +1,299 @@
+//! A schedule: what a seed does to a VM, its hosts, its agents, its workers and its storage account.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use rand::seq::IndexedRandom as _;
+use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
+
+use super::host::Fate;
+use super::verdict;
+use super::world::{Hand, Life, Start, Weather, World};
+use crate::replication::model::slot;
+
+const KIB: usize = 1 << 10;
+const CHUNK: usize = 64 * KIB;
+/// Steps of one schedule.
+const STEPS: std::ops::Range<usize> = 8..28;
+/// One request or call in so many fails where some do.
+const FAILS: std::ops::Range<u64> = 8..80;
+/// A life ends at a request or call up to this one. A whole first copy has some forty.
+const LAST: u64 = 70;
+
+/// Runs the schedule of `seed` on this thread.
+pub(crate) fn run(seed: u64) {
+    perform(async {
+        let mut play = Play::new(seed).await;
+        for _ in 0..play.random.random_range(STEPS) {
+            play.step().await;
+        }
+        verdict::converge(&mut play).await;
+    });
+}
+
+/// Performs a play on this thread, by a time that stands still unless everybody waits.
+pub(crate) fn perform(play: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        // One thread that blocks: what it does is done in the order in which it was asked for.
+        .max_blocking_threads(1)
+        .build()
+        .unwrap();
+    runtime.block_on(play);
+    // A thread that still reads for a life that is over is not waited for.
+    runtime.shutdown_background();
+}
+
+/// A schedule under way.
+pub(crate) struct Play {
+    pub(crate) random: StdRng,
+    pub(crate) world: World,
+    pub(crate) engine: Option<Life>,
+    /// Engines on hosts that the VM has left.
+    pub(crate) left: Vec<Life>,
+    /// The newest is the last.
+    pub(crate) workers: Vec<Hand>,
+    pub(crate) disks: usize,
+}
+
+/// Prints what a schedule does where only it is run.
+pub(crate) fn tell(what: impl FnOnce() -> String) {
+    if std::env::var_os("CAMPAIGN_SEED").is_some() {
+        super::say(&what());
+    }
+}
+
+impl Play {
+    async fn new(seed: u64) -> Self {
+        let mut random = StdRng::seed_from_u64(seed);
+        let disks = random.random_range(1..=5);
+        let sizes: Vec<usize> = (0..disks)
+            .map(|_| random.random_range(4..=24) * 16 * KIB)
+            .collect();
+        tell(|| format!("disks of {sizes:?}"));
+        let mut play = Play::quiet(&sizes, random).await;
+        play.write();
+        play.begin_engine();
+        play.begin_worker();
+        play
+    }
+
+    /// A VM with disks of these sizes, for which nobody works yet.
+    pub(crate) async fn quiet(sizes: &[usize], mut random: StdRng) -> Self {
+        let world = World::new(sizes, &mut random).await;
+        Play {
+            random,
+            world,
+            engine: None,
+            left: Vec::new(),
+            workers: Vec::new(),
+            disks: sizes.len(),
+        }
+    }
+
+    fn one_in(&mut self, number: u32) -> bool {
+        self.random.random_ratio(1, number)
+    }
+
+    pub(crate) async fn step(&mut self) {
+        if self.engine.as_ref().is_some_and(Life::is_over) {
+            tell(|| "the engine is dead".to_owned());
+            self.end_engine().await;
+        }
+        let step = self.random.random_range(0..100);
+        tell(|| format!("step {step}"));
+        match step {
+            0..=19 => self.write(),
+            20..=34 => self.synchronize(),
+            35..=49 => self.begin_engine(),
+            50..=54 => self.end_engine().await,
+            55..=63 => self.begin_worker(),
+            64..=66 => self.end_worker().await,
+            67..=71 => self.go_on(),
+            72..=76 => self.deliver(),
+            77..=79 => self.lose_state().await,
+            80..=83 => self
+                .world
+                .model
+                .lose_tracking(self.random.random_range(0..self.disks)),
+            84..=86 => self.world.model.lose_points(),
+            87..=90 => self.move_vm().await,
+            91..=92 => self.world.model.turn_off(),
+            93..=94 => self.world.model.turn_on(),
+            95 => self.world.jump(self.random.random_range(-100_000..100_000)),
+            96 => self
+                .world
+                .model
+                .turn_clock(self.random.random_range(-300..300)),
+            _ => self.end_left().await,
+        }
+        let seconds = match self.random.random_range(0..4) {
+            0 => 0,
+            1 => self.random.random_range(0..10),
+            2 => self.random.random_range(0..100),
+            _ => self.random.random_range(0..2000),
+        };
+        tokio::time::sleep(Duration::from_secs(seconds)).await;
+    }
+
+    /// The guest writes some ranges: new content, zeroes, or what stood there before.
+    pub(crate) fn write(&mut self) {
+        if self.world.model.is_off() {
+            return;
+        }
+        for _ in 0..self.random.random_range(1..6) {
+            let disk = self.random.random_range(0..self.disks);
+            let size = self.world.model.content(disk).len();
+            let whole_chunks = self.random.random_bool(0.5);
+            let unit = if whole_chunks { CHUNK } else { 512 };
+            let start = self.random.random_range(0..size) / unit * unit;
+            let most = if whole_chunks { 4 * CHUNK } else { 40 * KIB };
+            let length = self.random.random_range(512..=most).next_multiple_of(unit);
+            let end = (start + length).min(size);
+            let data = self.content(disk, start, end);
+            self.world.model.write(disk, start, &data);
+        }
+    }
+
+    fn content(&mut self, disk: usize, start: usize, end: usize) -> Vec<u8> {
+        let mut data = vec![0; end - start];
+        let times = self.world.witness.times();
+        match (
+            self.random.random_range(0..6),
+            times.choose(&mut self.random),
+        ) {
+            (0, _) => {}
+            (1..=2, Some(before)) => {
+                let before = self.world.witness.at(*before);
+                data.copy_from_slice(&before[&slot(disk)][start..end]);
+            }
+            (3, _) => data.fill(self.random.random_range(1..4)),
+            _ => self.random.fill(data.as_mut_slice()),
+        }
+        data
+    }
+
+    fn synchronize(&self) {
+        if let Some(engine) = &self.engine {
+            engine.synchronize.notify_one();
+            engine.retry.notify_one();
+        }
+    }
+
+    fn weather(&mut self) -> Weather {
+        let fails = self.one_in(3).then(|| self.random.random_range(FAILS));
+        let late = self.one_in(3).then(|| self.random.random_range(FAILS));
+        let stands = self.one_in(2).then(|| {
+            let at = self.random.random_range(1..LAST);
+            (at, self.random.random_bool(0.5))
+        });
+        let waits = self.one_in(3).then(|| self.random.random_range(1..12));
+        Weather {
+            fails_one_in: fails,
+            late_one_in: late,
+            stands_at: stands,
+            waits_at: waits,
+            seed: self.random.random(),
+        }
+    }
+
+    fn fate(&mut self) -> Fate {
+        let dies = self.one_in(3).then(|| {
+            let at = self.random.random_range(1..LAST);
+            (at, self.random.random_bool(0.5))
+        });
+        let fails = self.one_in(5).then(|| self.random.random_range(FAILS));
+        Fate {
+            dies_at: dies,
+            fails_one_in: fails,
+            seed: self.random.random(),
+        }
+    }
+
+    /// Starts an engine if none runs.
+    fn begin_engine(&mut self) {
+        if self.engine.is_some() {
+            return;
+        }
+        let start = Start {
+            allowed: self.random.random_bool(0.6),
+            weather: self.weather(),
+            fate: self.fate(),
+        };
+        tell(|| format!("an engine begins: {start:?}"));
+        self.engine = Some(self.world.start(start));
+    }
+
+    pub(crate) async fn end_engine(&mut self) {
+        if let Some(engine) = self.engine.take() {
+            engine.end().await;
+        }
+    }
+
+    /// Starts a worker, whether one runs or not: it takes over.
+    fn begin_worker(&mut self) {
+        if self.workers.len() >= 3 {
+            return;
+        }
+        let weather = self.weather();
+        tell(|| format!("a worker begins: {weather:?}"));
+        let hand = self.world.work(&weather);
+        self.workers.push(hand);
+    }
+
+    async fn end_worker(&mut self) {
+        if !self.workers.is_empty() {
+            let which = self.random.random_range(0..self.workers.len());
+            self.workers.remove(which).end().await;
+        }
+    }
+
+    /// A worker that stands still goes on.
+    fn go_on(&mut self) {
+        if let Some(worker) = self.workers.choose(&mut self.random)
+            && let Some(gate) = &worker.stands
+        {
+            gate.open();
+        }
+    }
+
+    /// The network delivers what it held back.
+    fn deliver(&mut self) {
+        if !self.world.late.is_empty() {
+            let which = self.random.random_range(0..self.world.late.len());
+            self.world.late[which].open();
+        }
+    }
+
+    async fn lose_state(&mut self) {
+        self.end_engine().await;
+        self.world.lose_state();
+        self.begin_engine();
+    }
+
+    /// The VM moves, and an engine begins where it is now; the one that was may not know it yet.
+    async fn move_vm(&mut self) {
+        let home = 1 - self.world.home.load(Ordering::SeqCst);
+        // Nothing of the host that it moves to runs any more.
+        self.end_left().await;
+        self.world.home.store(home, Ordering::SeqCst);
+        if let Some(engine) = self.engine.take() {
+            self.left.push(engine);
+        }
+        if self.one_in(2) {
+            self.world.model.lose_points();
+        }
+        if self.one_in(2) {
+            (0..self.disks).for_each(|disk| self.world.model.lose_tracking(disk));
+        }
+        tell(|| format!("the VM is on host {home}"));
+        self.begin_engine();
+    }
+
+    pub(crate) async fn end_left(&mut self) {
+        for engine in std::mem::take(&mut self.left) {
+            engine.end().await;
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! Every order in which a small world can go through the protocol, searched breadth first.
+//!
+//! ```text
+//! guest ── write ─► disk of two pages          budget: writes, freezes, deaths, lost replies and delays, moves, losses
+//! agent  (two, one per host)   list ─► manifest ─► phase: freeze | capture | copy | commit │ seal ─► confirm
+//! worker (two)                 load ─► raise ─► fence ─► plan ─► mark ─► fence ─► page, page ─► cut ─► publish ─► delete
+//! network                      pages and seals that were given up, delivered at any later time, once or never
+//! ```
+//! An arrow is one request; between any two of them everybody else may act. What is decided is decided by the product:
+//! `Manifest::judge` and `plan`, `advance::{marked, finished}`, `resume`, `Phase::on`; who performs it is the model.
+//!
+//! In every state: a point is what was frozen at its barrier; a head that says so is exactly its point (one writer,
+//! nothing applied twice or early); the chunk table is true of it; what an agent takes for sealed is applied or will be;
+//! the chain has no gap. A path to a state that breaks this is printed.
+
+mod agent;
+mod state;
+mod worker;
+
+use std::collections::{HashSet, VecDeque};
+use std::hash::{DefaultHasher, Hash, Hasher as _};
+
+use state::{Budget, Careless, State};
+
+/// More states than any of the searches has: one that has more is not small any more.
+const MOST: usize = 1_000_000;
+
+/// Searches all states: how many there are, or the path to a wrong one.
+fn search(start: State) -> Result<usize, String> {
+    let mut seen = HashSet::new();
+    let mut paths: Vec<(usize, String)> = vec![(0, "start".to_owned())];
+    let mut ahead = VecDeque::from([(0, start)]);
+    while let Some((index, state)) = ahead.pop_front() {
+        if let Some(wrong) = state.wrong() {
+            return Err(format!("{wrong}\n{}", path(&paths, index)));
+        }
+        for (what, next) in state.next() {
+            if seen.insert(fingerprint(&next)) {
+                paths.push((index, what));
+                ahead.push_back((paths.len() - 1, next));
+            }
+        }
+        assert!(paths.len() < MOST, "the world is too large");
+    }
+    Ok(paths.len())
+}
+
+fn fingerprint(state: &State) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    state.hash(&mut hasher);
+    hasher.finish()
+}
+
+fn path(paths: &[(usize, String)], mut index: usize) -> String {
+    let mut steps = Vec::new();
+    while index > 0 {
+        steps.push(paths[index].1.clone());
+        index = paths[index].0;
+    }
+    steps.reverse();
+    steps.join("\n")
+}
+
+fn holds(budget: Budget) {
+    match search(State::protected(budget)) {
+        Ok(states) => assert!(states > 1000, "only {states} states"),
+        Err(wrong) => panic!("{wrong}"),
+    }
+}
+
+/// A VM that may move between two agents.
+const MOVES: Budget = Budget {
+    writes: 2,
+    freezes: 3,
+    deaths: 0,
+    delays: 0,
+    moves: 1,
+    losses: 0,
+    engines: 2,
+    workers: 1,
+    careless: None,
+};
+
+/// Workers that take over from each other, and requests that come late.
+const TAKE_OVERS: Budget = Budget {
+    writes: 1,
+    freezes: 2,
+    deaths: 0,
+    delays: 1,
+    moves: 0,
+    losses: 0,
+    engines: 1,
+    workers: 2,
+    careless: None,
+};
+
+/// A page that is written three times, and requests that come late.
+const DELAYS: Budget = Budget {
+    writes: 3,
+    freezes: 3,
+    deaths: 0,
+    delays: 1,
+    moves: 0,
+    losses: 0,
+    engines: 1,
+    workers: 1,
+    careless: None,
+};
+
+/// Whoever dies, whatever is lost.
+const DEATHS: Budget = Budget {
+    writes: 1,
+    freezes: 3,
+    deaths: 1,
+    delays: 1,
+    moves: 0,
+    losses: 1,
+    engines: 1,
+    workers: 1,
+    careless: None,
+};
+
+#[test]
+fn nothing_is_lost_early_or_twice_when_a_vm_moves_between_two_agents() {
+    holds(MOVES);
+}
+
+#[test]
+fn nothing_is_lost_early_or_twice_when_workers_take_over_from_each_other() {
+    holds(TAKE_OVERS);
+}
+
+#[test]
+fn nothing_is_lost_early_or_twice_when_requests_come_late() {
+    holds(DELAYS);
+}
+
+#[test]
+fn nothing_is_lost_early_or_twice_when_all_die_and_tracking_is_lost() {
+    holds(DEATHS);
+}
+
+#[test]
+fn a_protocol_that_leaves_out_a_step_is_found_wrong() {
+    for (careless, budget) in [
+        (Careless::Confirm, MOVES),
+        (Careless::Compare, MOVES),
+        (Careless::Fence, DELAYS),
+    ] {
+        let careless = Some(careless);
+        let found = search(State::protected(Budget { careless, ..budget }));
+        assert!(found.is_err(), "{found:?}");
+    }
+}

@@ -1,0 +1,78 @@
+//! What people ask of a VM that is protected: a barrier now, a comparison now, a pause.
+
+use serde_json::{Value, json};
+use site_recovery::api::condition::is_true;
+use site_recovery::api::vm_status::{LastHandled, ProtectedVMStatus, ReplicationState};
+use site_recovery::units::MIB;
+
+use super::world::{World, machine, protected_vm, until};
+
+async fn annotate(world: &World, annotation: &str) {
+    let annotate = ["annotate", "--overwrite", "protectedvm", "web", annotation];
+    world.stage.kubectl(&annotate, b"").await.unwrap();
+}
+
+async fn patch(world: &World, kind: &str, name: &str, spec: &Value) {
+    let patch = json!({ "spec": spec }).to_string();
+    let arguments = ["patch", kind, name, "--type=merge", "--patch", &patch];
+    world.stage.kubectl(&arguments, b"").await.unwrap();
+}
+
+fn handled(status: &ProtectedVMStatus) -> LastHandled {
+    status.last_handled.clone().unwrap_or_default()
+}
+
+fn is_suspended(status: &ProtectedVMStatus) -> bool {
+    status.state == Some(ReplicationState::Suspended) && is_true(&status.conditions, "Ready")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_barrier_a_comparison_and_a_pause_come_when_they_are_asked_for() {
+    let world = World::new().await;
+    let mut host = world.host("hv1").await;
+    machine(&host, "web", &[("scsi:0:0", 64 * MIB)], 16 * MIB).await;
+    host.start_agent().unwrap();
+    world.apply(&world.site(&["hv1"], |_| {})).await;
+    world.apply(&[protected_vm("web")]).await;
+    let _controller = world.stage.controller("c0").await.unwrap();
+    let replica = world.until_protected("web").await.replica_id.unwrap();
+    let first = world.manifest(&replica).await.unwrap();
+
+    annotate(&world, "siterecovery.dev/sync-now=a").await;
+    let done = |status: &ProtectedVMStatus| handled(status).sync_now.as_deref() == Some("a");
+    world.until_status("web", "synchronized", done).await;
+    let second = until("the point of the barrier", async || {
+        let manifest = world.manifest(&replica).await?;
+        (manifest.points.len() > first.points.len()).then_some(manifest)
+    })
+    .await;
+
+    // Nothing needs a comparison, and no window has to open for what a human asks for.
+    annotate(&world, "siterecovery.dev/resynchronize=b").await;
+    let done = |status: &ProtectedVMStatus| {
+        let token = handled(status).resynchronize;
+        token.as_deref() == Some("b") && status.resynchronization.is_none()
+    };
+    world.until_status("web", "compared", done).await;
+    let third = until("the point after the comparison", async || {
+        let manifest = world.manifest(&replica).await?;
+        (manifest.points.len() > second.points.len()).then_some(manifest)
+    })
+    .await;
+    assert!(third.points.starts_with(&first.points));
+    world.until_protected("web").await;
+
+    patch(&world, "protectedvm", "web", &json!({ "suspend": true })).await;
+    let paused = world.until_status("web", "suspended", is_suspended).await;
+    assert!(paused.health_reasons[0].contains("spec.suspend"));
+    patch(&world, "protectedvm", "web", &json!({ "suspend": false })).await;
+    world.until_protected("web").await;
+
+    // Work on its host holds it as well, and alarms nobody.
+    let hosts = |maintenance| json!({ "hosts": [{ "name": "hv1", "maintenance": maintenance }] });
+    patch(&world, "hypervsite", "site", &hosts(true)).await;
+    let held = world.until_status("web", "held", is_suspended).await;
+    assert_eq!(held.health_reasons, Vec::<String>::new());
+    patch(&world, "hypervsite", "site", &hosts(false)).await;
+    world.until_protected("web").await;
+}
