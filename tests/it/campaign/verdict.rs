@@ -39,6 +39,8 @@ pub(crate) async fn converge(play: &mut Play) {
     }
     play.end_left().await;
     play.world.model.turn_on();
+    // Whoever has met its end already is dead after this.
+    tokio::time::sleep(LOOK).await;
     become_equal(play).await;
     judge(&play.world).await;
     // What the chunk tables say has to be true, or a comparison passes over what differs.
