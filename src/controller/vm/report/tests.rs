@@ -414,7 +414,7 @@ fn requires(leave: Leave) -> Observed {
 }
 
 #[test]
-fn a_vm_that_has_to_be_compared_is_critical_while_it_waits_and_a_warning_while_it_runs() {
+fn a_vm_that_has_to_be_compared_is_critical_while_it_waits_and_not_while_it_runs() {
     let at = jiff::Timestamp::from_second(1_790_040_000).unwrap();
     let waits = Case::of(requires(Leave::Opens(at)));
     let required = "ResynchronizationRequired";
@@ -435,7 +435,6 @@ fn a_vm_that_has_to_be_compared_is_critical_while_it_waits_and_a_warning_while_i
         summary("False", "Resynchronizing", true, false)
     );
     let status = runs.status();
-    assert_eq!(status.health, Some(Health::Warning));
     assert!(is_true(&status.conditions, types::RESYNCING));
     assert!(!is_true(&status.conditions, types::CRITICAL));
 }
@@ -448,7 +447,7 @@ fn what_only_a_human_begins_is_stalled() {
 }
 
 #[test]
-fn a_paused_vm_is_ready_with_a_warning_that_says_what_the_pause_costs() {
+fn a_paused_vm_is_ready_and_says_what_the_pause_costs() {
     for phase in [Phase::Created, Phase::Suspended] {
         let paused = Case::of(Observed {
             pause: Some(Pause::Vm),
@@ -458,8 +457,9 @@ fn a_paused_vm_is_ready_with_a_warning_that_says_what_the_pause_costs() {
         assert_eq!(paused.summary(), summary("True", "Suspended", false, false));
         let status = paused.status();
         assert_eq!(status.state, Some(ReplicationState::Suspended));
-        assert_eq!(status.health, Some(Health::Warning));
-        assert!(status.health_reasons[0].contains("more than half of a disk"));
+        let mut conditions = status.conditions.iter();
+        let ready = conditions.find(|condition| condition.type_ == types::READY);
+        assert!(ready.unwrap().message.contains("more than half of a disk"));
     }
 }
 
