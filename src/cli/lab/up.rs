@@ -2,10 +2,12 @@
 //!
 //! ```text
 //! programs ─► stage (cluster, storage, chart) ─► controller ─► host, machines, guests ─► agent ─► examples applied
-//!     ─► watched until all are Protected ─► [--once: every point compared with its source] ─► kubectl, what to try next
+//!     ─► watched until all are Protected ─► [--once: every point compared with its source]
+//!     ─► a recovery point and a resynchronization on request ─► [else: storage away for a while] ─► what to try next
 //! ```
 //! Whatever it starts ends with it: on Ctrl-C, on an error, and when it is killed (`lab::process`).
 
+mod afterwards;
 mod follow;
 mod judged;
 mod story;
@@ -113,7 +115,7 @@ async fn tell(
         true => Some(Judging::obtain(tools, folder.join("verdict")).await?),
         false => None,
     };
-    let (stage, mut controller) = set(story, programs, folder).await?;
+    let (mut stage, mut controller) = set(story, programs, folder).await?;
     let (mut host, machines) = add_host(story, &stage).await?;
     let guests = demo::Guests::start(&host, &machines)?;
     story.say("Guests: each machine's disks are written to over NBD, now and all the time")?;
@@ -126,13 +128,9 @@ async fn tell(
     story.say("kubectl apply: examples/, with Azurite in the place of the storage account")?;
     story.show(&stage.apply(NAMESPACE, &stage.examples()).await?)?;
     story.say("Replicating. The first copies run while the guests go on")?;
-    let ended = async {
-        tokio::time::timeout(PATIENCE, follow::until_protected(story, &stage, &machines))
-            .await
-            .map_err(|_| anyhow::anyhow!("not everything is protected after {PATIENCE:?}"))?
-    };
+    let protected = patiently(follow::until_protected(story, &stage, &machines));
     tokio::select! {
-        ended = ended => ended?,
+        protected = protected => protected?,
         ended = ended_early(&mut controller, &mut host) => ended?,
     }
     story.say(&format!(
@@ -141,10 +139,30 @@ async fn tell(
     ))?;
     story.show(&kubectl_get(&stage).await?)?;
     if let Some(witnesses) = witnesses {
-        return witnesses.compare(story, &stage).await;
+        witnesses.compare(story, &stage).await?;
+    }
+    let afterwards = patiently(async {
+        afterwards::ask(story, &stage).await?;
+        match once {
+            true => Ok(()),
+            false => afterwards::interrupt(story, &mut stage).await,
+        }
+    });
+    tokio::select! {
+        done = afterwards => done?,
+        ended = ended_early(&mut controller, &mut host) => ended?,
+    }
+    story.show(&kubectl_get(&stage).await?)?;
+    if once {
+        return Ok(());
     }
     story::next(story, &stage, NAMESPACE)?;
     ended_early(&mut controller, &mut host).await
+}
+
+async fn patiently(what: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    let ended = tokio::time::timeout(PATIENCE, what).await;
+    ended.map_err(|_| anyhow::anyhow!("this takes more than {PATIENCE:?}"))?
 }
 
 async fn obtain(story: &Story, tools: &Tools) -> anyhow::Result<Programs> {

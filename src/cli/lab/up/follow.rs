@@ -18,25 +18,36 @@ pub(super) async fn until_protected(
     stage: &Stage,
     machines: &[Machine],
 ) -> anyhow::Result<()> {
+    let names: Vec<&str> = machines.iter().map(|machine| machine.name).collect();
+    until(story, stage, &names, is_protected).await
+}
+
+/// Returns when `reached` holds of all the machines of these names; tells what changes until then.
+pub(super) async fn until(
+    story: &Story,
+    stage: &Stage,
+    names: &[&str],
+    reached: impl Fn(&ProtectedVM) -> bool,
+) -> anyhow::Result<()> {
     let api: Api<ProtectedVM> = Api::namespaced(stage.client(), super::NAMESPACE);
     let changes = watcher(api, watcher::Config::default())
         .default_backoff()
         .applied_objects();
     let mut changes = std::pin::pin!(changes);
     let mut shown: BTreeMap<String, String> = BTreeMap::new();
-    let mut protected: BTreeMap<String, bool> = BTreeMap::new();
+    let mut there: BTreeMap<String, bool> = BTreeMap::new();
     while let Some(vm) = changes.try_next().await? {
         let name = vm.name_any();
+        if !names.contains(&name.as_str()) {
+            continue;
+        }
         let line = described(&vm);
         if shown.get(&name) != Some(&line) {
             story.say(&format!("{name:<7} {line}"))?;
             shown.insert(name.clone(), line);
         }
-        protected.insert(name, is_protected(&vm));
-        let all = machines
-            .iter()
-            .all(|machine| protected.get(machine.name) == Some(&true));
-        if all {
+        there.insert(name, reached(&vm));
+        if names.iter().all(|name| there.get(*name) == Some(&true)) {
             return Ok(());
         }
     }
