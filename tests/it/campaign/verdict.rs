@@ -106,6 +106,8 @@ async fn settle(play: &mut Play) {
     }
     let hand = play.world.work(&Weather::default());
     play.workers.push(hand);
+    // What is left over is collected once something was applied.
+    play.write();
     let engine = play.engine.as_ref().expect("it was started");
     let before = engine.observed.borrow().cycles.completed;
     engine.synchronize.notify_one();
