@@ -97,6 +97,7 @@ impl Engine {
             disks,
         };
         if record.changed() == 0
+            && !course.asked
             && record.barrier.consistency == seal::Consistency::Crash
             && self.is_tracking(&ledger)
         {

@@ -72,6 +72,8 @@ pub(super) struct Course {
     /// The barrier that was taken last, and the one whose changes were sealed last.
     pub(super) frozen: Instant,
     sealed: Option<Instant>,
+    /// Whether somebody asked for the barrier: it becomes a point even if nothing has changed.
+    pub(super) asked: bool,
     /// When an application-consistent point was had last, and when it was tried.
     pub(super) application: Option<Timestamp>,
     pub(super) tried: Option<Timestamp>,
@@ -186,6 +188,7 @@ impl Engine {
             grid: Grid::new(now, self.options.interval, offset / f64::from(u16::MAX)),
             frozen: now,
             sealed: None,
+            asked: false,
             application: None,
             tried: None,
         }
@@ -236,10 +239,14 @@ impl Engine {
     }
 
     /// Waits until the next barrier is due, or somebody asks for one.
-    async fn wait_until_due(&self, course: &Course) -> Result<Event, Error> {
+    async fn wait_until_due(&self, course: &mut Course) -> Result<Event, Error> {
+        course.asked = false;
         tokio::select! {
             () = tokio::time::sleep_until(course.grid.next(course.frozen)) => Ok(Event::Due),
-            () = self.synchronize.notified() => Ok(Event::Due),
+            () = self.synchronize.notified() => {
+                course.asked = true;
+                Ok(Event::Due)
+            }
             () = self.stop.cancelled() => Err(Error::Stopped),
         }
     }

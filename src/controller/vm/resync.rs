@@ -32,6 +32,8 @@ pub struct Seen<'a> {
     pub renewed: bool,
     /// Whether there is a recovery point.
     pub point: bool,
+    /// Whether none is of this object's life: who applies an object wants its replica taken up now, at any hour.
+    pub adopting: bool,
     /// A token that was not acted upon yet.
     pub asked: Option<&'a str>,
     pub before: Option<&'a ResynchronizationStatus>,
@@ -95,6 +97,7 @@ impl Resync {
         let token = seen.asked.or(before).map(str::to_owned);
         let leave = match token {
             Some(_) => Leave::Now,
+            None if seen.adopting => Leave::Now,
             None => leave(seen.rules, seen.now),
         };
         let need = need(seen, leave);
@@ -215,6 +218,7 @@ mod tests {
         broken: Option<Fault>,
         renewed: bool,
         point: bool,
+        adopting: bool,
         asked: Option<&'static str>,
         before: Option<ResynchronizationStatus>,
         rules: Resynchronization,
@@ -226,6 +230,7 @@ mod tests {
             broken: None,
             renewed: false,
             point: true,
+            adopting: false,
             asked: None,
             before: None,
             rules: Resynchronization::default(),
@@ -253,6 +258,7 @@ mod tests {
                 broken: self.broken.as_ref(),
                 renewed: self.renewed,
                 point: self.point,
+                adopting: self.adopting,
                 asked: self.asked,
                 before: self.before.as_ref(),
                 rules: &self.rules,
@@ -399,5 +405,14 @@ mod tests {
         };
         let told = renewed.at(DAY);
         assert!(told.demand && told.is_allowed());
+    }
+
+    #[test]
+    fn a_replica_that_an_object_takes_up_is_compared_at_any_hour() {
+        let adopting = Case {
+            adopting: true,
+            ..case(Says::Lost { running: false })
+        };
+        assert!(adopting.at(DAY).is_allowed());
     }
 }

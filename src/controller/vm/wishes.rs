@@ -55,6 +55,7 @@ impl Basis<'_> {
             broken: self.broken(),
             renewed: self.is_renewed(),
             point,
+            adopting: self.is_adopting(),
             asked: self.tokens.asked.resynchronize.as_deref(),
             before: self.last.resynchronization.as_ref(),
             rules: self
@@ -62,6 +63,16 @@ impl Basis<'_> {
                 .map_or(&default, |site| &site.spec.resynchronization),
             now: self.now,
         })
+    }
+
+    /// Whether the newest recovery point is older than the object: a replica that was retained, say.
+    fn is_adopting(&self) -> bool {
+        let manifest = self.datapath.and_then(|seen| seen.manifest.as_ref());
+        let newest = manifest.and_then(|manifest| manifest.points.last());
+        let created = self.vm.metadata.creation_timestamp.as_ref();
+        newest
+            .zip(created)
+            .is_some_and(|(newest, created)| newest.published < created.0)
     }
 
     fn compares<'a>(&'a self, slots: &'a [String]) -> resync::Agent<'a> {

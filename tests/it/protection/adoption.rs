@@ -163,6 +163,9 @@ async fn an_agent_that_has_lost_its_folder_goes_on_with_the_changes() {
 
     host.kill_agent();
     std::fs::remove_dir_all(host.agent_state()).unwrap();
+    let address = Address::Tcp(host.nbd());
+    let changed = ByteRange::new(MIB, 2 * MIB).unwrap();
+    blocking(move || guest::fill(&address, "web/scsi:0:0", changed, 7).unwrap()).await;
     host.start_agent().unwrap();
 
     // It asks the hypervisor by a barrier whether its changes were counted all the time.

@@ -179,9 +179,9 @@ impl Witness {
         frozen.iter().map(|(taken, _)| *taken).collect()
     }
 
-    /// When the newest point was frozen.
-    pub(crate) fn newest(&self) -> Timestamp {
-        self.0.lock().unwrap().last().unwrap().0
+    /// When the first point was frozen.
+    pub(crate) fn first(&self) -> Timestamp {
+        self.0.lock().unwrap().first().unwrap().0
     }
 
     /// What the disks held at the barrier of `time`.
