@@ -14,16 +14,16 @@ const TOKEN: &str = "demo";
 
 /// A recovery point at once, and a machine compared with its replica.
 pub(super) async fn ask(story: &Story, stage: &Stage) -> anyhow::Result<()> {
-    let before = points(stage, "web").await?;
+    let before = newest_now(stage, "web").await?;
     story.say("A recovery point of web now, instead of at the next copy interval")?;
     annotate(story, stage, "web", annotation::SYNC_NOW, TOKEN).await?;
-    follow::until(story, stage, &["web"], |vm| count(vm) > before).await?;
-    let before = points(stage, "sql").await?;
+    follow::until(story, stage, &["web"], |vm| newest(vm) != before).await?;
+    let before = newest_now(stage, "sql").await?;
     story.say("A resynchronization of sql now: its disks are compared with the replica, what differs is sent")?;
     annotate(story, stage, "sql", annotation::RESYNCHRONIZE, TOKEN).await?;
     follow::until(story, stage, &["sql"], |vm| {
         handled(vm).resynchronize.as_deref() == Some(TOKEN)
-            && count(vm) > before
+            && newest(vm) != before
             && state(vm) == Some(ReplicationState::Protected)
     })
     .await
@@ -64,17 +64,15 @@ async fn annotate(
     Ok(())
 }
 
-async fn points(stage: &Stage, name: &str) -> anyhow::Result<i32> {
+async fn newest_now(stage: &Stage, name: &str) -> anyhow::Result<Option<String>> {
     let api: Api<ProtectedVM> = Api::namespaced(stage.client(), super::NAMESPACE);
-    Ok(count(&api.get(name).await?))
+    Ok(newest(&api.get(name).await?))
 }
 
-fn count(vm: &ProtectedVM) -> i32 {
-    let points = vm
-        .status
-        .as_ref()
-        .and_then(|status| status.recovery_points.as_ref());
-    points.map_or(0, |points| points.count)
+/// The id of the newest recovery point. How many there are says nothing: older ones of the same hour go.
+fn newest(vm: &ProtectedVM) -> Option<String> {
+    let points = vm.status.as_ref()?.recovery_points.as_ref()?;
+    Some(points.latest.as_ref()?.id.clone())
 }
 
 fn state(vm: &ProtectedVM) -> Option<ReplicationState> {
