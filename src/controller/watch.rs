@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
+use kube::api::ListParams;
 use kube::core::NamespaceResourceScope;
 use kube::runtime::controller::{Action, Config};
 use kube::runtime::reflector::{self, ObjectRef};
@@ -198,20 +199,27 @@ async fn with_site_finalizer(
             async |event| match event {
                 finalizer::Event::Apply(site) => Ok(look(site).await),
                 finalizer::Event::Cleanup(site) => {
-                    let vms = context.vms_of(name).len();
-                    if vms == 0 {
+                    if !has_vms(name, context).await? {
                         return Ok(Action::await_change());
                     }
                     look(site).await;
-                    Err(Failed(format!(
-                        "{name} waits for {vms} ProtectedVMs that belong to it"
-                    )))
+                    Err(Failed(format!("{name} waits for its ProtectedVMs to go")))
                 }
             },
         );
     result
         .await
         .map_err(|error| Failed(crate::report::chain(&error)))
+}
+
+/// Whether a site still has VMs, as the API server says: after a start, the store of VMs may not have been filled yet.
+async fn has_vms(site: &ObjectName, context: &Context) -> Result<bool, Failed> {
+    let vms: Api<ProtectedVM> = Api::namespaced(context.client.clone(), site.namespace());
+    let of_site = format!("spec.siteRef.name={}", site.name());
+    let one = ListParams::default().fields(&of_site).limit(1);
+    let listed = vms.list_metadata(&one).await;
+    let listed = listed.map_err(|error| Failed(crate::report::chain(&error)))?;
+    Ok(!listed.items.is_empty())
 }
 
 async fn reconcile_vm(
