@@ -61,22 +61,12 @@ async fn barriers_are_taken_by_themselves_every_interval() {
     let mut engine = world
         .start_as(|options| options.interval = Duration::from_secs(1))
         .await;
-    let third = engine
-        .observed
-        .wait_for(|observed| observed.cycles.completed >= 3);
-    tokio::time::timeout(super::world::PATIENCE, third)
-        .await
-        .unwrap()
-        .unwrap();
-    world.model.write(0, 0, &[8; 512]);
+    engine
+        .wait_until(|observed| observed.cycles.completed >= 3)
+        .await;
     let before = engine.observed.borrow().sealed;
-    let sealed = engine
-        .observed
-        .wait_for(|observed| observed.sealed > before);
-    tokio::time::timeout(super::world::PATIENCE, sealed)
-        .await
-        .unwrap()
-        .unwrap();
+    world.model.write(0, 0, &[8; 512]);
+    engine.wait_until(|observed| observed.sealed > before).await;
     world.apply_all(&mut world.worker()).await;
     world.assert_all_points_are_what_was_frozen().await;
     assert_eq!(world.manifest().await.points.len(), 2);
@@ -90,13 +80,9 @@ async fn what_has_not_changed_is_up_to_date_and_nothing_is_sealed_of_it() {
     let mut engine = world
         .start_as(|options| options.interval = Duration::from_secs(1))
         .await;
-    let third = engine
-        .observed
-        .wait_for(|observed| observed.cycles.completed >= 3);
-    tokio::time::timeout(super::world::PATIENCE, third)
-        .await
-        .unwrap()
-        .unwrap();
+    engine
+        .wait_until(|observed| observed.cycles.completed >= 3)
+        .await;
     engine.wait_until_replicating().await;
     let observed = engine.observed.borrow().clone();
     assert_eq!(observed.sealed, sealed);

@@ -306,6 +306,15 @@ impl World {
 }
 
 impl Running {
+    /// Waits until the engine shows what is wanted.
+    pub(crate) async fn wait_until(&mut self, wanted: impl Fn(&Observation) -> bool) {
+        let reached = self.observed.wait_for(|observed| wanted(observed));
+        tokio::time::timeout(PATIENCE, reached)
+            .await
+            .expect("the engine shows it")
+            .unwrap();
+    }
+
     /// Waits until the engine is in a phase.
     pub(crate) async fn wait_for(&mut self, what: impl Fn(&Phase) -> bool) {
         let reached = self.observed.wait_for(|observed| what(&observed.phase));
