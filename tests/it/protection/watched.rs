@@ -118,9 +118,9 @@ async fn a_lost_host_is_one_event_of_its_site_and_none_of_its_vms() {
     world.apply(&vms.map(protected_vm)).await;
     let mut before = Vec::new();
     for vm in vms {
-        let up_to_date =
-            |status: &ProtectedVMStatus| is(status, "Replicating", ("True", "UpToDate"));
-        world.until_status(vm, "up to date", up_to_date).await;
+        let follows =
+            |status: &ProtectedVMStatus| is(status, "Replicating", ("True", "ChangesFollow"));
+        world.until_status(vm, "followed", follows).await;
         before.push(world.until_protected(vm).await);
     }
     let warned = warnings(&world).await;
