@@ -16,6 +16,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::blob::buffers;
 use crate::engine::Error;
 use crate::engine::cycles::{self, Grid};
 use crate::engine::demand::{self, Demand};
@@ -258,16 +259,17 @@ impl Engine {
         read: impl FnOnce(&Outlet) -> Result<(), Error> + Send + 'static,
     ) -> Result<(), Error> {
         let (outlet, pieces) = Outlet::new();
-        let reader = tokio::task::spawn_blocking(move || read(&outlet));
         let means = Means {
             throttle: self.throttle.clone(),
             compress: self.options.compress,
             stop: self.stop.clone(),
         };
+        let reader = tokio::task::spawn_blocking(move || read(&outlet));
         let shipped = ship::ship(ledger, &means, &self.progress, pieces).await;
         let read = reader.await.map_err(|_| Error::Broken {
             doing: "read a disk",
         })?;
+        buffers::release();
         self.report_sealed(ledger);
         // A reader that failed is why shipping found no end.
         read.and(shipped)

@@ -33,7 +33,7 @@ use crate::units::{Sequence, to_u64};
 const GROUP: usize = 4;
 /// A seal that has so many bytes takes no further log: the data path would have to read it twice.
 const GROUP_FULL: u64 = KEPT_MAX - LONGEST;
-/// Logs that are being packed or sent: each holds up to about 8 MiB.
+/// Logs that are being packed or sent: each holds one buffer of about 4 MiB, while it is compressed two.
 const IN_FLIGHT: usize = 5;
 /// Groups that wait for their seal.
 const GROUPS: usize = 2;
@@ -216,7 +216,7 @@ impl Group {
                     cursor: cursor.clone(),
                 };
                 self.disks.insert(disk.clone(), stand);
-                self.length += to_u64(raw.bytes.len());
+                self.length += to_u64(raw.bytes.as_ref().len());
                 let counted = progress.get(disk).cloned().unwrap_or_default();
                 let disk = disk.clone();
                 let upload = upload(
@@ -301,8 +301,8 @@ async fn upload(
     let RawLog {
         log, range, bytes, ..
     } = raw;
-    let packed = tokio::task::spawn_blocking(move || pack::pack(log, range, bytes, compress)).await;
-    let packed = packed.map_err(|_| Failed::Packing)?;
+    let packed = tokio::task::spawn_blocking(move || pack::pack(log, range, bytes, compress));
+    let packed = packed.await.map_err(|_| Failed::Packing)?;
     let length = to_u64(packed.body.len());
     progress.add_capped(means.throttle.take(length, &means.stop).await);
     if means.stop.is_cancelled() {

@@ -20,6 +20,7 @@ use crate::hrl::{Content, LogReader};
 use crate::ids::DiskId;
 use crate::replica::Digest;
 use crate::replica::seal::{DiskCursor, Kind};
+use crate::units::to_u64;
 
 /// The way of a capture from disk to those who ship it.
 pub struct Replay {
@@ -90,6 +91,12 @@ impl Replay {
                     .map_err(|error| unusable(Box::new(error)))?;
                 let data = (next.content != Content::Zeroes).then_some(data.as_slice());
                 record::hash_run(&mut content, next.range, data);
+                if !log.has_room(data.map_or(0, |data| to_u64(data.len())))
+                    && let Some(log) = log.take(|| standing.clone())?
+                    && outlet.log(log, &progress).is_err()
+                {
+                    return Ok(false);
+                }
                 log.add(next.range, data)?;
                 if let Some(log) = log.take_full(|| standing.clone())?
                     && outlet.log(log, &progress).is_err()
