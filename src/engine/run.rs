@@ -29,6 +29,7 @@ use crate::engine::source::ask;
 use crate::engine::throttle::Throttle;
 use crate::host::Hypervisor;
 use crate::ids::{DiskId, DiskSlot, VmId};
+use crate::replica::Digest;
 use crate::replica::seal::{self, Writer};
 use crate::report::{Code, Fault};
 use crate::retry::{Attempts, Trouble};
@@ -202,7 +203,8 @@ impl Engine {
         let points = ask(&self.hypervisor, move |hypervisor| hypervisor.points(&vm)).await?;
         let demand = self.demand()?;
         let record = self.record()?.filter(|record| {
-            demand.is_none() && record.after == ledger.last_seal() && ledger.last_seal().is_some()
+            let last = ledger.last_seal();
+            demand.is_none() && last.is_some() && record.goes_on_from(last).is_some()
         });
         self.sweep(record.as_ref()).await?;
         let found = Found {
@@ -252,10 +254,11 @@ impl Engine {
         }
     }
 
-    /// Ships what `read` hands out, until both are done.
+    /// Ships what `read` hands out, until both are done; `note` learns what is sealed of what is not all sealed yet.
     pub(super) async fn ship_pieces(
         &self,
         ledger: &mut Ledger,
+        note: impl FnMut(Digest, BTreeMap<DiskId, u64>) -> Result<(), Error>,
         read: impl FnOnce(&Outlet) -> Result<(), Error> + Send + 'static,
     ) -> Result<(), Error> {
         let (outlet, pieces) = Outlet::new();
@@ -265,7 +268,7 @@ impl Engine {
             stop: self.stop.clone(),
         };
         let reader = tokio::task::spawn_blocking(move || read(&outlet));
-        let shipped = ship::ship(ledger, &means, &self.progress, pieces).await;
+        let shipped = ship::ship(ledger, &means, &self.progress, pieces, note).await;
         let read = reader.await.map_err(|_| Error::Broken {
             doing: "read a disk",
         })?;

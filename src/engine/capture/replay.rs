@@ -27,6 +27,8 @@ pub struct Replay {
     pub record: Record,
     /// How the disks stand now, and until the barrier is sealed.
     pub standing: BTreeMap<DiskId, DiskCursor>,
+    /// Bytes of each disk: what changed before is sealed.
+    pub sealed: BTreeMap<DiskId, u64>,
     /// Where changes are counted from after the barrier.
     pub cursors: Cursors,
     pub progress: BTreeMap<DiskId, Arc<Progress>>,
@@ -34,7 +36,7 @@ pub struct Replay {
 }
 
 impl Replay {
-    /// Hands out all logs, then the barrier. Blocks; ends early when nobody takes the pieces.
+    /// Hands out all logs that are not sealed, then the barrier. Blocks; ends early when nobody takes the pieces.
     ///
     /// # Errors
     /// [`Error::Capture`] if a log cannot be read or is not what was captured.
@@ -79,6 +81,7 @@ impl Replay {
         let file = File::open(&disk.path).map_err(|error| unusable(Box::new(error)))?;
         let mut reader =
             LogReader::open(BufReader::new(file)).map_err(|error| unusable(Box::new(error)))?;
+        let sealed = self.sealed.get(&disk.disk).copied().unwrap_or(0);
         let mut content = record::content_hasher();
         let mut log = Filling::new(subject);
         let mut data = Vec::new();
@@ -91,6 +94,9 @@ impl Replay {
                     .map_err(|error| unusable(Box::new(error)))?;
                 let data = (next.content != Content::Zeroes).then_some(data.as_slice());
                 record::hash_run(&mut content, next.range, data);
+                if next.range.start() < sealed {
+                    continue;
+                }
                 if !log.has_room(data.map_or(0, |data| to_u64(data.len())))
                     && let Some(log) = log.take(|| standing.clone())?
                     && outlet.log(log, &progress).is_err()
