@@ -4,8 +4,8 @@
 //! per disk: <disk file>.<disk id>.<log>.hrl, synced ─► capture.json in the engine's folder ─► the point is released
 //! ```
 //! So a slow link never holds a checkpoint open. A capture counts only with its record; a log without one is swept, and
-//! what it held is captured again from its cursor. The record says after which seal it comes: a capture that was sealed
-//! is never shipped twice.
+//! what it held is captured again from its cursor. The record says after which seal it comes, and
+//! what of it is sealed: what was sealed is not shipped twice, and a bad link gets to the end of a long delta.
 
 pub mod changes;
 pub mod record;

@@ -95,6 +95,7 @@ impl Engine {
             since,
             barrier,
             disks,
+            part: None,
         };
         if record.changed() == 0
             && !course.asked
@@ -129,24 +130,29 @@ impl Engine {
             Err(error) => return Err(error),
         };
         let mut ledger = self.ledger().await?;
-        // Another has sealed since: what it brought may be newer than what was captured here.
-        if record.after != ledger.last_seal() {
+        let Some(sealed) = record.goes_on_from(ledger.last_seal()) else {
             return Err(ledger.superseded());
-        }
+        };
         let paths: Vec<PathBuf> = record.disks.iter().map(|disk| disk.path.clone()).collect();
         let (barrier, changed) = (record.barrier.time, record.changed());
         for disk in &record.disks {
             self.progress_of(&disk.disk).set_pending(disk.changed);
         }
+        let (mut noted, path) = (record.clone(), self.record_path());
+        let note = move |seal, positions| {
+            noted.add_part(seal, positions);
+            durable::write_record(&path, &noted).map_err(Error::from)
+        };
         let replay = Replay {
             record,
+            sealed,
             standing: ledger.cursors().clone(),
             cursors: cursors.clone(),
             progress: self.progress.clone(),
             now: self.clock.now(),
         };
         match self
-            .ship_pieces(&mut ledger, move |outlet| replay.run(outlet))
+            .ship_pieces(&mut ledger, note, move |outlet| replay.run(outlet))
             .await
         {
             Ok(()) => {}
