@@ -32,6 +32,7 @@ mod image_state;
 mod listen;
 mod machine;
 mod merge;
+mod moves;
 mod nbd;
 mod point;
 mod power;

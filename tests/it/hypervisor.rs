@@ -17,6 +17,8 @@ mod judge;
 #[cfg(test)]
 mod model;
 #[cfg(test)]
+mod moves;
+#[cfg(test)]
 mod nbd;
 #[cfg(test)]
 mod refusals;

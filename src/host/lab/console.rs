@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::host::lab::connection::{Connection, SLACK};
 use crate::host::lab::fault::Fault;
 use crate::host::lab::protocol::{About, Call, Manage, UserCheckpoint, WAIT_MAX_MS};
-use crate::host::lab::spec::{DiskSpec, MachineSpec, Settings};
+use crate::host::lab::spec::{Arrival, DiskSpec, MachineSpec, Settings};
 use crate::host::{PowerState, Result};
 use crate::ids::{DiskSlot, VmId};
 
@@ -46,6 +46,25 @@ impl Console {
     pub fn delete(&self, vm: &VmId, images: bool) -> Result<()> {
         let vm = vm.clone();
         self.manage("delete a machine", Manage::Delete { vm, images })
+    }
+
+    /// Gives a machine away, whose folder is at `to` then: on the same file system, where nothing is yet. Its guests are
+    /// cut off; a machine that runs goes on where it is taken in.
+    ///
+    /// # Errors
+    /// If it is busy, or its folder cannot be moved.
+    pub fn hand_over(&self, vm: &VmId, to: impl Into<PathBuf>) -> Result<()> {
+        let (vm, to) = (vm.clone(), to.into());
+        self.manage("move a machine away", Manage::HandOver { vm, to })
+    }
+
+    /// Takes in a machine that another hypervisor has given away.
+    ///
+    /// # Errors
+    /// If there is none, or one of its name or id is here.
+    pub fn take_in(&self, from: impl Into<PathBuf>, arrival: &Arrival) -> Result<VmId> {
+        let (from, arrival) = (from.into(), arrival.clone());
+        self.manage("take a machine in", Manage::TakeIn { from, arrival })
     }
 
     /// # Errors

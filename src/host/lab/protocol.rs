@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use crate::host::lab::failure::Failure;
 use crate::host::lab::fault::Fault;
-use crate::host::lab::spec::{DiskSpec, MachineSpec, Settings};
+use crate::host::lab::spec::{Arrival, DiskSpec, MachineSpec, Settings};
 use crate::host::{Consistency, PowerOperation, PowerState, Revision, TrackingCursor};
 use crate::ids::{DiskSlot, FrozenPointId, VmId};
 use crate::units::{ByteRange, MIB};
@@ -99,6 +99,16 @@ pub enum Manage {
     Delete {
         vm: VmId,
         images: bool,
+    },
+    /// Ends a machine here and puts its folder at `to`.
+    HandOver {
+        vm: VmId,
+        to: PathBuf,
+    },
+    /// Takes in a machine whose folder is at `from`. Answered with its id.
+    TakeIn {
+        from: PathBuf,
+        arrival: Arrival,
     },
     Attach {
         vm: VmId,

@@ -41,6 +41,19 @@ impl MachineSpec {
     }
 }
 
+/// How a machine arrives that another hypervisor has given away. By default it is what it was, as after a live
+/// migration.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Arrival {
+    /// Its new name.
+    pub name: Option<String>,
+    /// Its new id, as a copy has that was imported: nothing of it is tracked then.
+    pub id: Option<VmId>,
+    /// Why its disks are not tracked any more, if they are not.
+    pub tracking_lost: Option<String>,
+}
+
 /// What may be changed of a machine at any time.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]

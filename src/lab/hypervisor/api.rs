@@ -187,6 +187,8 @@ fn manage_host(service: &Arc<Service>, about: &About, manage: Manage) -> Result<
         Manage::About => done(about),
         Manage::Create(spec) => done(service.create(&spec)?),
         Manage::Delete { vm, images } => done(service.delete(&vm, images)?),
+        Manage::HandOver { vm, to } => done(service.hand_over(&vm, &to)?),
+        Manage::TakeIn { from, arrival } => done(service.take_in(&from, &arrival)?),
         Manage::Attach { vm, disk } => done(create::attach(service.machine(&vm)?.as_ref(), &disk)?),
         Manage::Detach { vm, disk } => done(create::detach(service.machine(&vm)?.as_ref(), &disk)?),
         Manage::Settings { vm } => done(&service.machine(&vm)?.home.store.get().settings),

@@ -70,6 +70,7 @@ fn fill(new: &Path, folder: &Path, spec: &MachineSpec, now: Timestamp) -> Result
     }
     let record = Record {
         version: VERSION,
+        folder: Some(folder.to_owned()),
         id,
         name: spec.name.clone(),
         boot: spec.boot,
@@ -259,7 +260,7 @@ pub(crate) fn sweep(machines: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn check(spec: &MachineSpec) -> std::result::Result<(), String> {
+pub(crate) fn check(spec: &MachineSpec) -> std::result::Result<(), String> {
     let name = &spec.name;
     let known = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     if !(1..=NAME_MAX).contains(&name.len())

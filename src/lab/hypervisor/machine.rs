@@ -50,6 +50,7 @@ impl Machine {
             return Err(Error::new(Kind::Unsupported, OPERATION, detail));
         }
         durable::sweep(folder).map_err(|error| of_durable(OPERATION, &error))?;
+        let record = settled(folder, &path, &record)?;
         let home = Arc::new(Home {
             vm: record.id.clone(),
             name: record.name.clone(),
@@ -201,6 +202,16 @@ impl Machine {
             .iter()
             .try_for_each(|disk| disk.follow_generations(operation))
     }
+}
+
+/// The record of a machine whose folder may have been moved: its images are where the folder is.
+fn settled(folder: &Path, path: &Path, record: &Record) -> Result<Record> {
+    let mut settled = record.clone();
+    settled.move_to(folder);
+    if settled != *record {
+        durable::write_record(path, &settled).map_err(|error| of_durable(OPERATION, &error))?;
+    }
+    Ok(settled)
 }
 
 fn close(disk: &Disk) {

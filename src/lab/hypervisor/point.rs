@@ -172,7 +172,12 @@ pub(crate) fn changes(
     let generations = tracker.generations();
     let since = Cursor::parse(since)
         .ok_or_else(|| lost("the cursor is of another kind or version".to_owned()))?;
-    let first = generations.first_of(&since, slot).map_err(lost)?;
+    // Cursors of the tracking that was lost are told why it was.
+    let first = generations.first_of(&since, slot).map_err(|detail| {
+        let reason = disk.record().ok().and_then(|disk| disk.tracking_lost);
+        let reason = reason.map(|reason| format!("{detail}: {reason}"));
+        lost(reason.unwrap_or(detail))
+    })?;
     let own = point.cursors.get(slot).and_then(Cursor::parse);
     let own = own.filter(|own| own.tracking == generations.tracking);
     let own = own.ok_or_else(|| lost("the disk was not tracked when it was frozen".to_owned()))?;

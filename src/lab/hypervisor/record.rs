@@ -23,6 +23,9 @@ pub(crate) const VERSION: u32 = 1;
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Record {
     pub(crate) version: u32,
+    /// The machine's folder, which the paths of its own images begin with.
+    #[serde(default)]
+    pub(crate) folder: Option<PathBuf>,
     pub(crate) id: VmId,
     pub(crate) name: String,
     pub(crate) boot: BootGeneration,
@@ -51,7 +54,7 @@ pub(crate) struct DiskRecord {
     /// Whether the live image is to be merged into its parent, which then is the live image.
     pub(crate) merging: bool,
     pub(crate) tracking: Option<Generations>,
-    /// Why tracking ended that nobody has stopped.
+    /// Why the last tracking ended that nobody has stopped.
     pub(crate) tracking_lost: Option<String>,
 }
 
@@ -92,6 +95,26 @@ impl Record {
         if let Some(disk) = self.disks.get_mut(slot) {
             change(disk);
         }
+    }
+
+    /// Names its own images in `folder`, where the machine's folder is now.
+    pub(crate) fn move_to(&mut self, folder: &Path) {
+        let before = self.folder.replace(folder.to_owned());
+        let Some(before) = before.filter(|before| before != folder) else {
+            return;
+        };
+        let moved = |path: &Path| match path.strip_prefix(&before) {
+            Ok(inside) => folder.join(inside),
+            Err(_) => path.to_owned(),
+        };
+        let points = self.point.iter_mut().map(|point| &mut point.images);
+        let checkpoints = self.checkpoints.iter_mut().map(|kept| &mut kept.images);
+        let frozen = points.chain(checkpoints).flat_map(BTreeMap::values_mut);
+        let live = self.disks.values_mut().map(|disk| &mut disk.path);
+        for path in live.chain(frozen) {
+            *path = moved(path);
+        }
+        self.discard = self.discard.iter().map(|path| moved(path)).collect();
     }
 
     /// All images that somebody needs: live, frozen, or of a checkpoint.

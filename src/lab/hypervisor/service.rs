@@ -5,12 +5,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use crate::host::lab::spec::MachineSpec;
+use crate::host::lab::spec::{Arrival, MachineSpec};
 use crate::host::{Error, Kind, Result};
 use crate::ids::VmId;
 use crate::lab::hypervisor::create;
 use crate::lab::hypervisor::home::Context;
 use crate::lab::hypervisor::machine::Machine;
+use crate::lab::hypervisor::moves;
 use crate::lab::hypervisor::store::{lock, of_io};
 use crate::report::chain;
 
@@ -96,15 +97,8 @@ impl Service {
             return Err(refuse(format!("there is a machine with the id {id}")));
         }
         let folder = create::create(&self.folder, spec, self.context.clock.now())?;
-        let loaded = Machine::load(&folder, Arc::clone(&self.context))?;
-        let machine = loaded.ok_or_else(|| refuse("it is gone again".to_owned()))?;
-        let vm = machine.home.vm.clone();
-        self.machines
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(vm.clone(), Arc::new(machine));
-        self.context.revisions.bump();
-        Ok(vm)
+        let machine = self.load_new(&folder, OPERATION)?;
+        Ok(machine.home.vm.clone())
     }
 
     pub(crate) fn delete(&self, vm: &VmId, images: bool) -> Result<()> {
@@ -117,6 +111,42 @@ impl Service {
             .remove(vm);
         self.context.revisions.bump();
         Ok(())
+    }
+
+    /// Gives a machine away: its folder is at `to` then.
+    pub(crate) fn hand_over(&self, vm: &VmId, to: &Path) -> Result<()> {
+        let _making = lock(&self.making);
+        let machine = self.machine(vm)?;
+        moves::hand_over(&machine, to)?;
+        self.machines
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(vm);
+        self.context.revisions.bump();
+        Ok(())
+    }
+
+    /// Takes a machine in that another hypervisor has given away, and lets it go on.
+    pub(crate) fn take_in(&self, from: &Path, arrival: &Arrival) -> Result<VmId> {
+        let _making = lock(&self.making);
+        let is_free = |id: &VmId| self.machine(id).is_err();
+        let folder = moves::take_in(&self.folder, from, arrival, is_free)?;
+        let machine = self.load_new(&folder, "take a machine in")?;
+        machine.resume();
+        Ok(machine.home.vm.clone())
+    }
+
+    /// Loads the machine of a folder that was not there before.
+    fn load_new(&self, folder: &Path, operation: &'static str) -> Result<Arc<Machine>> {
+        let loaded = Machine::load(folder, Arc::clone(&self.context))?;
+        let gone = || Error::new(Kind::InvalidState, operation, "it is gone again");
+        let machine = Arc::new(loaded.ok_or_else(gone)?);
+        self.machines
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(machine.home.vm.clone(), Arc::clone(&machine));
+        self.context.revisions.bump();
+        Ok(machine)
     }
 
     /// Nobody is held or waits any more, so that calls come to their end.
