@@ -33,7 +33,6 @@ impl Disk {
         self.home.store.update(OPERATION, |record| {
             record.change_disk(&self.slot, |disk| {
                 disk.tracking = Some(tracker.generations().clone());
-                disk.tracking_lost = None;
             });
         })?;
         state.tracker = Some(tracker);
