@@ -25,7 +25,7 @@ use crate::engine::Error;
 use crate::engine::capture::changes::Changes;
 use crate::engine::capture::record::CapturedDisk;
 use crate::engine::progress::Progress;
-use crate::host::{FrozenDisk, FrozenPoint, Hypervisor, Machine, TrackingCursor, Volume};
+use crate::host::{self, FrozenDisk, FrozenPoint, Hypervisor, Machine, TrackingCursor, Volume};
 use crate::hrl::{Identity, LogWriter};
 use crate::ids::{DiskId, DiskSlot, VmId};
 use crate::replica::Digest;
@@ -70,6 +70,54 @@ impl Capture<'_> {
         Ok(captured)
     }
 
+    /// The disks that have to be compared, if `error` says that of one: others may have met the same fate, and are then
+    /// compared with it. Those of which it is not known are found when they are captured again. Blocks.
+    pub fn lost(&self, error: &Error, hypervisor: &dyn Hypervisor) -> Vec<DiskId> {
+        if error.lost(self.disks).is_none() {
+            return Vec::new();
+        }
+        let counted = |id: &DiskId, slot: &DiskSlot| {
+            let frozen = hypervisor.open(self.vm, &self.point.id, slot)?;
+            self.count(id, slot, frozen.as_ref())
+        };
+        let lost = |(id, slot): (&DiskId, &DiskSlot)| match counted(id, slot).err()? {
+            Error::Host(error) if error.kind == host::Kind::PointNotFound => None,
+            error => error.of_disk(slot).lost(self.disks),
+        };
+        self.disks.iter().filter_map(lost).flatten().collect()
+    }
+
+    /// Counts what changed on a disk, without reading it.
+    fn count(&self, id: &DiskId, slot: &DiskSlot, frozen: &dyn FrozenDisk) -> Result<(), Error> {
+        let mut changes = Changes::new(id, frozen, self.cursor(id)?);
+        let mut changed = 0;
+        while let Some(range) = changes.next_change()? {
+            changed += range.len();
+            if self.is_overgrown(changed, frozen.size()) {
+                return Err(self.overgrown(id, slot, frozen.size()));
+            }
+        }
+        Ok(())
+    }
+
+    fn cursor(&self, id: &DiskId) -> Result<&TrackingCursor, Error> {
+        self.since.get(id).ok_or(Error::Broken {
+            doing: "looked for the cursor of a disk",
+        })
+    }
+
+    const fn is_overgrown(&self, changed: u64, size: u64) -> bool {
+        self.bounded && changed > size / 2
+    }
+
+    fn overgrown(&self, id: &DiskId, slot: &DiskSlot, size: u64) -> Error {
+        Error::Overgrown {
+            disk: id.clone(),
+            slot: slot.clone(),
+            size,
+        }
+    }
+
     fn capture(
         &self,
         hypervisor: &dyn Hypervisor,
@@ -105,10 +153,7 @@ impl Capture<'_> {
             source: Box::new(source),
         };
         let size = frozen.size();
-        let since = self.since.get(id).ok_or(Error::Broken {
-            doing: "looked for the cursor of a disk",
-        })?;
-        let mut changes = Changes::new(id, frozen, since);
+        let mut changes = Changes::new(id, frozen, self.cursor(id)?);
         let progress = self.progress.get(id).cloned().unwrap_or_default();
         progress.begin(0, 0);
         let identity = Identity {
@@ -125,9 +170,8 @@ impl Capture<'_> {
         while let Some(range) = changes.next_change()? {
             progress.add_total(range.len());
             changed += range.len();
-            if self.bounded && changed > size / 2 {
-                let disk = id.clone();
-                return Err(Error::Overgrown { disk, size });
+            if self.is_overgrown(changed, size) {
+                return Err(self.overgrown(id, slot, size));
             }
             for piece in range.split_at_multiples(PIECE) {
                 if unlooked >= SPACE_LOOK {
@@ -223,8 +267,8 @@ fn check_space(machine: &Machine, slot: &DiskSlot) -> Result<(), Error> {
 fn log_path(machine: &Machine, slot: &DiskSlot, id: &DiskId, log: &Uuid) -> Result<PathBuf, Error> {
     let disk = machine.disks.iter().find(|disk| disk.slot == *slot);
     let disk = disk.ok_or_else(|| {
-        let kind = crate::host::Kind::DiskSetChanged;
-        crate::host::Error::new(kind, "find the disk", "the machine has no such disk").of_disk(slot)
+        let kind = host::Kind::DiskSetChanged;
+        host::Error::new(kind, "find the disk", "the machine has no such disk").of_disk(slot)
     })?;
     let path = Path::new(&disk.path);
     let stem = path

@@ -33,7 +33,7 @@ impl Engine {
                 return Ok(Event::PointLost);
             }
             // Without a cursor of every disk there is nothing that changes could be counted from.
-            Err(error) => return self.lose_tracking(error),
+            Err(error) => return self.lose_tracking(error, &[]),
         };
         self.wait_until_free().await?;
         cursors.retain(|disk, _| !kept.contains_key(disk));
@@ -77,9 +77,12 @@ impl Engine {
                 now,
                 bounded,
             };
-            capture.run(hypervisor.as_ref())
+            let captured = capture.run(hypervisor.as_ref());
+            let lost = |error| capture.lost(error, hypervisor.as_ref());
+            let lost = captured.as_ref().err().map(lost).unwrap_or_default();
+            (captured, lost)
         });
-        let captured = captured.await.map_err(|_| Error::Broken {
+        let (captured, lost) = captured.await.map_err(|_| Error::Broken {
             doing: "captured changes",
         })?;
         let disks = match captured {
@@ -87,7 +90,7 @@ impl Engine {
             Err(Error::Host(error)) if error.kind == Kind::PointNotFound => {
                 return Ok(Event::PointLost);
             }
-            Err(error) => return self.lose_tracking(error),
+            Err(error) => return self.lose_tracking(error, &lost),
         };
         let record = Record {
             after: ledger.last_seal(),

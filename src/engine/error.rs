@@ -70,8 +70,12 @@ pub enum Error {
         free: u64,
         least: u64,
     },
-    #[error("more than half of disk {disk} of {size} bytes has changed since the last barrier")]
-    Overgrown { disk: DiskId, size: u64 },
+    #[error("more than half of disk {slot}, which has {}, was written since the last barrier", Bytes(*size))]
+    Overgrown {
+        disk: DiskId,
+        slot: DiskSlot,
+        size: u64,
+    },
     #[error("cannot keep what was captured in mind")]
     State(#[from] durable::Error),
     #[error("the engine is at fault")]
@@ -147,5 +151,17 @@ impl Error {
 
     pub fn fault(&self) -> Fault {
         Fault::of(self.code(), self)
+    }
+
+    /// The same as the reason of a comparison: what happened to which disk, not what was tried when it was found.
+    pub fn reason(&self) -> Fault {
+        match self {
+            Error::Host(host::Error {
+                disk: Some(disk),
+                detail,
+                ..
+            }) => Fault::new(self.code(), format!("disk {disk}: {detail}")),
+            other => other.fault(),
+        }
     }
 }

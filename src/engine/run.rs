@@ -328,15 +328,18 @@ impl Engine {
     }
 
     /// What a failure means for tracking: if changes may have been missed, a comparison is demanded, of the disk that
-    /// it names, or of all.
+    /// it names, or of all; and of the `others` that it was found of as well.
     ///
     /// # Errors
     /// The failure, if it is not about tracking; or that the demand cannot be written down.
-    pub(super) fn lose_tracking(&self, error: Error) -> Result<Event, Error> {
-        let Some(lost) = error.lost(&self.options.disks) else {
+    pub(super) fn lose_tracking(&self, error: Error, others: &[DiskId]) -> Result<Event, Error> {
+        let Some(mut lost) = error.lost(&self.options.disks) else {
             return Err(error);
         };
-        let fault = error.fault();
+        lost.extend(others.iter().cloned());
+        lost.sort();
+        lost.dedup();
+        let fault = error.reason();
         tracing::warn!(replica = %self.store.id, %fault, disks = lost.len(), "a comparison is needed");
         let demand = demand::add(&self.options.folder, lost.iter().cloned(), fault)?;
         self.publish_demand(Some(demand));

@@ -312,6 +312,7 @@ const fn takes_barriers(phase: Phase) -> bool {
 mod tests {
     use super::*;
     use crate::controller::vm::resync::{Leave, Need};
+    use crate::report::{Code, Fault};
 
     /// A VM whose replica is set up and which is replicating.
     fn replicating() -> Observed {
@@ -536,7 +537,7 @@ mod tests {
     fn a_broken_chain_is_begun_anew_when_there_is_leave() {
         let need = |leave| Resync {
             need: Some(Need {
-                reason: "5 is missing".to_owned(),
+                reason: Fault::new(Code::SequenceGap, "5 is missing"),
                 disks: Vec::new(),
                 running: false,
                 chain: true,
