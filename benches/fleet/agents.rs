@@ -39,6 +39,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::copies::{self, Disk};
+use crate::say;
 
 /// Bytes of each machine's disk.
 pub(crate) const DISK: u64 = 16 * MIB;
@@ -184,7 +185,7 @@ impl Host {
                     });
                 }
                 Err(error) => {
-                    tracing::warn!(%replica, "a copy is tried again: {error:#}");
+                    let _ = say(&format!("{replica}: a copy is tried again: {error:#}"));
                     tokio::time::sleep(AGAIN).await;
                 }
             }
@@ -277,10 +278,7 @@ fn done(operation: OperationId) -> Answer {
 }
 
 fn unknown(replica: &ReplicaId) -> Fault {
-    Fault::new(
-        Code::NotReplicating,
-        format!("{replica} is not replicated"),
-    )
+    Fault::new(Code::NotReplicating, format!("{replica} is not replicated"))
 }
 
 #[async_trait]

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use futures::{StreamExt as _, TryStreamExt as _};
 use kube::api::PostParams;
+use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client};
 use rand::RngExt as _;
@@ -118,7 +119,8 @@ impl Fleet {
         let stop = CancellationToken::new();
         let hosts = connect(size, &stage, &stop)?;
         let seen = Arc::new(Seen::default());
-        tokio::spawn(seen.clone().watch(stage.client()));
+        let watch = seen.clone().watch(stage.client());
+        tokio::spawn(stop.clone().run_until_cancelled_owned(watch));
         Ok(Fleet {
             stage,
             controller,
@@ -165,7 +167,10 @@ impl Fleet {
         let took = begun.elapsed().as_secs_f64();
         let used = process::usage(self.controller.process.id())?;
         let writes = self.stage.cluster.writes_since(mark).await?;
-        say(&format!("protected in {took:.0} s; controller: {}", shown(used)))?;
+        say(&format!(
+            "protected in {took:.0} s; controller: {}",
+            shown(used)
+        ))?;
         tell_writes(&by_user_and_resource(&writes), took)?;
         Ok(protected)
     }
@@ -173,7 +178,11 @@ impl Fleet {
     /// What it costs that all VMs change all the time, and how soon a fault is shown.
     async fn measure(&mut self, size: Size, protected: usize) -> anyhow::Result<()> {
         for host in &self.hosts {
-            tokio::spawn(self.stop.clone().run_until_cancelled_owned(host.clone().change(INTERVAL)));
+            tokio::spawn(
+                self.stop
+                    .clone()
+                    .run_until_cancelled_owned(host.clone().change(INTERVAL)),
+            );
         }
         // Everything has changed once before it counts.
         tokio::time::sleep(INTERVAL).await;
@@ -187,11 +196,20 @@ impl Fleet {
         let after = process::usage(process)?;
         let looks = self.looks().await? - looks;
         let writes = self.stage.cluster.writes_since(mark).await?;
-        anyhow::ensure!(self.controller.process.ended()?.is_none(), "the controller has ended");
+        anyhow::ensure!(
+            self.controller.process.ended()?.is_none(),
+            "the controller has ended"
+        );
         shown_after.sort_unstable();
         let quantile = |percent: usize| {
-            let at = (shown_after.len() * percent).div_ceil(100).saturating_sub(1);
-            shown_after.get(at).copied().unwrap_or_default().as_secs_f64()
+            let at = (shown_after.len() * percent)
+                .div_ceil(100)
+                .saturating_sub(1);
+            shown_after
+                .get(at)
+                .copied()
+                .unwrap_or_default()
+                .as_secs_f64()
         };
         say(&format!(
             "{protected} ProtectedVMs of {} sites with {} hosts each, every one changing every {} s, for {took:.0} s",
@@ -226,7 +244,9 @@ impl Fleet {
             let Some((host, replica)) = self.any_vm() else {
                 continue;
             };
-            let name = host.object(&replica).context("the host knows what it replicates")?;
+            let name = host
+                .object(&replica)
+                .context("the host knows what it replicates")?;
             let shown = self.seen.stalled(&name);
             let broken = Instant::now();
             host.set_broken(&replica, true);
@@ -252,7 +272,11 @@ impl Fleet {
 
     /// How often the controller has looked at a VM.
     async fn looks(&self) -> anyhow::Result<f64> {
-        let metrics = self.controller.metrics().await.context("the controller has no metrics")?;
+        let metrics = self
+            .controller
+            .metrics()
+            .await
+            .context("the controller has no metrics")?;
         let name = r#"site_recovery_reconciliations_total{kind="ProtectedVM"}"#;
         let line = metrics.lines().find_map(|line| line.strip_prefix(name));
         Ok(line.context("it counts its looks")?.trim().parse()?)
@@ -276,12 +300,19 @@ fn tell_writes(counts: &BTreeMap<(&str, &str), usize>, seconds: f64) -> anyhow::
     let each: Vec<String> = ours
         .map(|((_, resource), count)| format!("{resource} {:.2}", rate(*count)))
         .collect();
-    say(&format!("API writes per second: {:.2} ({})", rate(all), each.join(", ")))
+    say(&format!(
+        "API writes per second: {:.2} ({})",
+        rate(all),
+        each.join(", ")
+    ))
 }
 
 impl Seen {
     fn protected(&self) -> usize {
-        self.protected.lock().unwrap_or_else(PoisonError::into_inner).len()
+        self.protected
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .len()
     }
 
     /// When a VM is seen to wait for a human because its disk chain is broken.
@@ -294,13 +325,14 @@ impl Seen {
 
     async fn watch(self: Arc<Self>, client: Client) {
         let vms: Api<ProtectedVM> = Api::namespaced(client, NAMESPACE);
-        let mut events = watcher(vms, watcher::Config::default()).boxed();
+        let events = watcher(vms, watcher::Config::default());
+        let mut events = events.default_backoff().boxed();
         while let Some(event) = events.next().await {
             match event {
                 Ok(Event::Apply(vm) | Event::InitApply(vm)) => self.see(&vm),
                 Ok(Event::Delete(_) | Event::Init | Event::InitDone) => {}
                 // It begins anew by itself.
-                Err(error) => tracing::warn!(%error, "the watch was interrupted"),
+                Err(_) => {}
             }
         }
     }
@@ -310,12 +342,16 @@ impl Seen {
             return;
         };
         if status.state == Some(ReplicationState::Protected) {
-            let mut protected = self.protected.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut protected = self
+                .protected
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
             protected.insert(name.clone());
         }
         let broken = Code::BrokenDiskChain.as_str();
         let mut conditions = status.conditions.iter();
-        if conditions.any(|of| of.type_ == "Stalled" && of.status == "True" && of.reason == broken) {
+        if conditions.any(|of| of.type_ == "Stalled" && of.status == "True" && of.reason == broken)
+        {
             let mut awaited = self.awaited.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(waits) = awaited.remove(name) {
                 // Who waited too long does not wait any more.

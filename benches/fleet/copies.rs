@@ -8,13 +8,11 @@ use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use site_recovery::blob::parameters::PutOptions;
 use site_recovery::engine::ledger::Ledger;
 use site_recovery::engine::pack;
-use site_recovery::hrl::{Identity, LogWriter};
 use site_recovery::host::TrackingCursor;
+use site_recovery::hrl::{Identity, LogWriter};
 use site_recovery::ids::{DiskId, FrozenPointId};
 use site_recovery::replica::names;
-use site_recovery::replica::seal::{
-    Barrier, Consistency, DiskCursor, Kind, SealedDisk, SealedLog,
-};
+use site_recovery::replica::seal::{Barrier, Consistency, DiskCursor, Kind, SealedDisk, SealedLog};
 use site_recovery::units::{ByteRange, to_u64, to_usize};
 use uuid::Uuid;
 
@@ -28,7 +26,11 @@ pub(crate) struct Disk {
 
 /// Ships a first copy: of each disk so many random bytes from its beginning, and then the changes since, of which there
 /// are none. With no bytes the disk was never written.
-pub(crate) async fn first_copy(ledger: &mut Ledger, disks: &[Disk], data: u64) -> anyhow::Result<()> {
+pub(crate) async fn first_copy(
+    ledger: &mut Ledger,
+    disks: &[Disk],
+    data: u64,
+) -> anyhow::Result<()> {
     let point: FrozenPointId = "first".parse().context("a valid name")?;
     let mut copied = Vec::new();
     for disk in disks {
@@ -41,7 +43,9 @@ pub(crate) async fn first_copy(ledger: &mut Ledger, disks: &[Disk], data: u64) -
             size: disk.size,
             kind: Kind::Copy,
             logs,
-            cursor: DiskCursor::Copied { point: point.clone() },
+            cursor: DiskCursor::Copied {
+                point: point.clone(),
+            },
         });
     }
     ledger.seal(copied, None).await?;

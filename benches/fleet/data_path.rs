@@ -83,7 +83,8 @@ struct Replica {
 }
 
 pub(crate) async fn run(replicas: usize, deltas: u32, folder: &Path) -> anyhow::Result<()> {
-    let azurite = tokio::task::spawn_blocking(|| Tools::locate()?.azurite(AzuriteVersion::Throughput));
+    let azurite =
+        tokio::task::spawn_blocking(|| Tools::locate()?.azurite(AzuriteVersion::Throughput));
     let options = azurite::Options {
         account: azurite::Account::random(),
         ..azurite::Options::default()
@@ -91,7 +92,9 @@ pub(crate) async fn run(replicas: usize, deltas: u32, folder: &Path) -> anyhow::
     let azurite = Azurite::start(&azurite.await??, folder, options).await?;
     let key = azurite.account().key.expose().to_owned();
     let account = account(&azurite.endpoint(), key.clone())?;
-    say(&format!("setting {replicas} replicas up, each with a sealed first copy"))?;
+    say(&format!(
+        "setting {replicas} replicas up, each with a sealed first copy"
+    ))?;
     let mut fleet: Vec<Replica> = futures::stream::iter((0..replicas).map(|_| create(&account)))
         .buffer_unordered(AT_ONCE)
         .try_collect()
@@ -101,7 +104,10 @@ pub(crate) async fn run(replicas: usize, deltas: u32, folder: &Path) -> anyhow::
     let order = Order {
         endpoint: azurite.endpoint(),
         key,
-        replicas: fleet.iter().map(|of| of.ledger.store().id.clone()).collect(),
+        replicas: fleet
+            .iter()
+            .map(|of| of.ledger.store().id.clone())
+            .collect(),
     };
     let emulator = azurite.process_id().context("the emulator has ended")?;
     let mut watch = Round::begin(&child, emulator)?;
@@ -109,7 +115,11 @@ pub(crate) async fn run(replicas: usize, deltas: u32, folder: &Path) -> anyhow::
     // Two seals each: the copy, and the barrier after it.
     let mut target = 2;
     child.until(replicas, target).await?;
-    watch.end(&child, &format!("{replicas} first copies of {} KiB", COPIED / KIB), replicas)?;
+    watch.end(
+        &child,
+        &format!("{replicas} first copies of {} KiB", COPIED / KIB),
+        replicas,
+    )?;
     for round in 1..=deltas {
         watch = Round::begin(&child, emulator)?;
         let offset = COPIED + u64::from(round) * CHANGED % (DISK - COPIED);
@@ -125,7 +135,10 @@ pub(crate) async fn run(replicas: usize, deltas: u32, folder: &Path) -> anyhow::
         let sealed = sealing.elapsed().as_secs_f64();
         target += 1;
         child.until(replicas, target).await?;
-        let what = format!("{replicas} deltas of {} KiB, sealed in {sealed:.1} s", CHANGED / KIB);
+        let what = format!(
+            "{replicas} deltas of {} KiB, sealed in {sealed:.1} s",
+            CHANGED / KIB
+        );
         watch.end(&child, &what, replicas)?;
     }
     child.end().await
@@ -169,7 +182,10 @@ impl Round {
 }
 
 fn account(endpoint: &str, key: String) -> anyhow::Result<AccountClient> {
-    let (key, endpoint) = (AccountKey::new(&Secret::new(key))?, Endpoint::parse(endpoint)?);
+    let (key, endpoint) = (
+        AccountKey::new(&Secret::new(key))?,
+        Endpoint::parse(endpoint)?,
+    );
     let (http, options) = (Http::new(&[])?, Options::default());
     Ok(AccountClient::with_key(&http, endpoint, key, options))
 }
@@ -286,8 +302,17 @@ impl DataPathProcess {
             loop {
                 let line = self.output.next_line().await?;
                 self.said = serde_json::from_str(&line.context("the data path has ended")?)?;
-                anyhow::ensure!(self.said.troubles == 0, "replicas have trouble: {:?}", self.said);
-                let done: usize = self.said.applied.range(sequence..).map(|(_, count)| count).sum();
+                anyhow::ensure!(
+                    self.said.troubles == 0,
+                    "replicas have trouble: {:?}",
+                    self.said
+                );
+                let done: usize = self
+                    .said
+                    .applied
+                    .range(sequence..)
+                    .map(|(_, count)| count)
+                    .sum();
                 if done == replicas {
                     return Ok(());
                 }
@@ -355,7 +380,11 @@ fn lines() -> mpsc::Receiver<String> {
     lines
 }
 
-fn tell(applied: &HashMap<ReplicaId, u64>, troubles: usize, counted: &Faults) -> anyhow::Result<()> {
+fn tell(
+    applied: &HashMap<ReplicaId, u64>,
+    troubles: usize,
+    counted: &Faults,
+) -> anyhow::Result<()> {
     let mut by_sequence: BTreeMap<u64, usize> = BTreeMap::new();
     for sequence in applied.values() {
         *by_sequence.entry(*sequence).or_default() += 1;

@@ -218,11 +218,7 @@ impl Stage {
     ///
     /// # Errors
     /// If they cannot be issued or written.
-    pub fn agent_certificates(
-        &self,
-        site: &ObjectName,
-        name: &HostName,
-    ) -> Result<PathBuf, Error> {
+    pub fn agent_certificates(&self, site: &ObjectName, name: &HostName) -> Result<PathBuf, Error> {
         let identity = PeerIdentity {
             site: site.clone(),
             host: name.clone(),
