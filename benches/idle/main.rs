@@ -2,9 +2,12 @@
 //!
 //! The whole site is real but for the hypervisor: API server, storage, the controller by its chart, one agent.
 
+#[path = "../shared/process.rs"]
+mod process;
+
 use std::collections::BTreeMap;
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -77,11 +80,11 @@ async fn main() -> anyhow::Result<()> {
 
     let controller_id = controller.process.id();
     let agent_id = host.agent().context("the agent runs")?.id();
-    let before = (seconds(controller_id)?, seconds(agent_id)?);
+    let before = (process::usage(controller_id)?, process::usage(agent_id)?);
     let mark = stage.cluster.mark()?;
     tokio::time::sleep(Duration::from_secs(60 * args.minutes)).await;
     let writes = stage.cluster.writes_since(mark).await?;
-    let after = (seconds(controller_id)?, seconds(agent_id)?);
+    let after = (process::usage(controller_id)?, process::usage(agent_id)?);
 
     anyhow::ensure!(
         controller.process.ended()?.is_none(),
@@ -94,11 +97,12 @@ async fn main() -> anyhow::Result<()> {
         names.len(),
         args.minutes
     )?;
-    for (name, id, used) in [
-        ("controller", controller_id, after.0 - before.0),
-        ("agent", agent_id, after.1 - before.1),
+    for (name, before, after) in [
+        ("controller", before.0, after.0),
+        ("agent", before.1, after.1),
     ] {
-        let resident = resident_kib(id)? / 1024;
+        let used = after.cpu_seconds - before.cpu_seconds;
+        let resident = after.resident_bytes / MIB;
         writeln!(
             out,
             "{name:<11} {resident:>4} MiB resident, {used:.1} s of processor time"
@@ -178,26 +182,4 @@ async fn until_all_are_protected(stage: &Stage, expected: usize) -> anyhow::Resu
     };
     let waited = tokio::time::timeout(PATIENCE, wait).await;
     waited.context("not all machines are protected after half an hour")?
-}
-
-/// User and system time of a process, in seconds. The kernel counts hundredths.
-fn seconds(id: u32) -> anyhow::Result<f64> {
-    let text = std::fs::read_to_string(Path::new("/proc").join(id.to_string()).join("stat"))?;
-    let (_, fields) = text.rsplit_once(')').context("a process has a name")?;
-    let fields: Vec<&str> = fields.split_whitespace().collect();
-    let ticks = |index: usize| -> anyhow::Result<u32> {
-        let field = fields
-            .get(index)
-            .context("the kernel tells the time used")?;
-        Ok(field.parse()?)
-    };
-    Ok(f64::from(ticks(11)? + ticks(12)?) / 100.0)
-}
-
-fn resident_kib(id: u32) -> anyhow::Result<u64> {
-    let text = std::fs::read_to_string(Path::new("/proc").join(id.to_string()).join("status"))?;
-    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let line = line.context("the kernel tells what is resident")?;
-    let number = line.split_whitespace().next().context("it is a number")?;
-    Ok(number.parse()?)
 }

@@ -20,6 +20,8 @@ mod image;
 mod machine;
 mod measure;
 mod ours;
+#[path = "../shared/process.rs"]
+mod process;
 mod roles;
 mod stand;
 mod summary;

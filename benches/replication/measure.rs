@@ -1,14 +1,12 @@
 //! What a run cost, from the kernel's own accounts: no sampling but for the peak of a process that ends by itself.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use anyhow::Context as _;
 use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 use serde::Serialize;
 
-/// In which `/proc` counts time: `USER_HZ`, which is 100 on every architecture that Rust has.
-const TICKS_PER_SECOND: u64 = 100;
+pub(crate) use crate::process::{Usage, seconds, usage};
 
 /// Who copies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, clap::ValueEnum)]
@@ -30,16 +28,6 @@ impl std::fmt::Display for Side {
             Side::Ours => "site-recovery",
         })
     }
-}
-
-/// What a process has used.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct Usage {
-    /// User and system time of all its threads.
-    pub(crate) cpu_seconds: f64,
-    /// The most memory that it had resident at once, in bytes.
-    pub(crate) peak_bytes: u64,
 }
 
 /// One run of one side.
@@ -101,35 +89,6 @@ pub(crate) fn runs(child: u32) -> anyhow::Result<bool> {
     Ok(waitid(WaitId::Pid(id), options)?.is_none())
 }
 
-/// What a process has used so far. Of one that has ended only the time is known.
-pub(crate) fn usage(process: u32) -> anyhow::Result<Usage> {
-    let peak_bytes = peak(process).unwrap_or(0);
-    let cpu_seconds = seconds(ticks(process)?);
-    Ok(Usage {
-        cpu_seconds,
-        peak_bytes,
-    })
-}
-
-/// User and system time, in ticks.
-fn ticks(process: u32) -> anyhow::Result<u64> {
-    let path = format!("/proc/{process}/stat");
-    let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
-    // The name, in brackets, may hold anything.
-    let fields = text.rsplit_once(") ").map(|(_, fields)| fields.split(' '));
-    let times = fields.into_iter().flatten().skip(11).take(2);
-    let times: Vec<u64> = times.filter_map(|field| field.parse().ok()).collect();
-    anyhow::ensure!(times.len() == 2, "{path} is not understood");
-    Ok(times.iter().sum())
-}
-
-fn peak(process: u32) -> Option<u64> {
-    let text = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
-    Some(kib << 10)
-}
-
 /// What all processors have done since the machine was started, in seconds.
 pub(crate) fn machine_seconds() -> anyhow::Result<f64> {
     let text = std::fs::read_to_string("/proc/stat")?;
@@ -143,10 +102,6 @@ pub(crate) fn machine_seconds() -> anyhow::Result<f64> {
     // All but the fourth and fifth, which are idle time; what comes after the eighth is contained in others.
     let busy = fields[..8].iter().sum::<u64>() - fields[3] - fields[4];
     Ok(seconds(busy))
-}
-
-fn seconds(ticks: u64) -> f64 {
-    Duration::from_millis(ticks * 1000 / TICKS_PER_SECOND).as_secs_f64()
 }
 
 /// Follows one run: what is used between its beginning and its end.

@@ -20,7 +20,7 @@ use site_recovery::host::lab::spec::{DiskContent, DiskSpec, MachineSpec};
 use site_recovery::host::{BootGeneration, PowerOperation};
 use site_recovery::ids::{ChainId, DiskId, DiskSlot, ReplicaId, VmId, random};
 use site_recovery::lab::guest::client::Address;
-use site_recovery::lab::process::Process;
+use site_recovery::lab::process::{Process, port};
 use site_recovery::replica::fence::{DescribedDisk, Fence, MachineDescription, Side as ActiveSide};
 use site_recovery::replica::names::{self, Prefix};
 use site_recovery::units::Generation;
@@ -139,11 +139,13 @@ impl Lab {
     pub(crate) async fn start(image: &Image, folder: &Path) -> anyhow::Result<Self> {
         let socket = folder.join("hypervisor.socket");
         let mut command = Command::new(env!("CARGO_BIN_EXE_site-recovery"));
+        let listen = format!("127.0.0.1:{}", port::free()?);
         command
             .args(["lab", "hypervisor", "--folder"])
             .arg(folder.join("machines"))
             .arg("--socket")
-            .arg(&socket);
+            .arg(&socket)
+            .args(["--listen", &listen]);
         let log = folder.join("hypervisor.log");
         let mut process = Process::start("the lab hypervisor", &mut command, &log)?;
         let console = Console::new(&socket);

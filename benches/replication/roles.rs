@@ -19,6 +19,9 @@ use site_recovery::blob::client::account::AccountClient;
 use site_recovery::blob::client::container::ContainerClient;
 use site_recovery::blob::credential::{AccountKey, RenewableSas};
 use site_recovery::blob::endpoint::Endpoint;
+use site_recovery::blob::error::Operation;
+use site_recovery::blob::faulty::Faults;
+use site_recovery::blob::faulty::account::FaultyAccount;
 use site_recovery::blob::http::Http;
 use site_recovery::datapath;
 use site_recovery::datapath::runner::{self, DataPath};
@@ -85,6 +88,8 @@ pub(crate) struct CloudOrder {
 pub(crate) struct CloudSays {
     pub(crate) applied: Sequence,
     pub(crate) points: usize,
+    /// Requests that wrote or cleared pages.
+    pub(crate) page_requests: u64,
     pub(crate) trouble: Option<String>,
 }
 
@@ -217,6 +222,8 @@ pub(crate) async fn cloud() -> anyhow::Result<()> {
     let key = AccountKey::new(&Secret::new(order.key))?;
     let endpoint = Endpoint::parse(&order.endpoint)?;
     let account = AccountClient::with_key(&Http::new(&[])?, endpoint, key, BlobOptions::default());
+    let counted = Faults::new(0);
+    let account = FaultyAccount::new(Arc::new(account), counted.clone());
     let (data_path, mut changes) = DataPath::new(
         runner::Role::Inside,
         runner::CONCURRENCY,
@@ -237,6 +244,8 @@ pub(crate) async fn cloud() -> anyhow::Result<()> {
                 say(&CloudSays {
                     applied: manifest.map_or(Sequence::ZERO, |manifest| manifest.last_applied.sequence),
                     points: manifest.map_or(0, |manifest| manifest.points.len()),
+                    page_requests: counted.calls(Operation::PutPages)
+                        + counted.calls(Operation::ClearPages),
                     trouble: observed.trouble.map(|trouble| trouble.fault.to_string()),
                 })?;
             }

@@ -218,24 +218,37 @@ impl Stage {
     /// # Errors
     /// If a certificate cannot be issued, or the hypervisor does not start.
     pub async fn host(&self, site: &ObjectName, name: &HostName) -> Result<Host, Error> {
+        let place = host::Place {
+            folder: self.folder.join("hosts").join(name.to_string()),
+            name: name.clone(),
+            certificates: self.agent_certificates(site, name)?,
+            gateway: self.gateway.port(),
+            binary: self.programs.site_recovery.clone(),
+        };
+        Host::start(place).await
+    }
+
+    /// Certificates for an agent of the site, in a folder of the host.
+    ///
+    /// # Errors
+    /// If they cannot be issued or written.
+    pub fn agent_certificates(&self, site: &ObjectName, name: &HostName) -> Result<PathBuf, Error> {
         let identity = PeerIdentity {
             site: site.clone(),
             host: name.clone(),
         };
         let validity = Validity::around(Timestamp::now(), Duration::from_secs(3600), VALID);
-        let folder = self.folder.join("hosts").join(name.to_string());
-        let certificates = folder.join("certificates");
+        let hosts = self.folder.join("hosts");
+        let certificates = hosts.join(name.to_string()).join("certificates");
         self.authority
             .agent(&identity, validity)?
             .write(&certificates)?;
-        let place = host::Place {
-            folder,
-            name: name.clone(),
-            certificates,
-            gateway: self.gateway.port(),
-            binary: self.programs.site_recovery.clone(),
-        };
-        Host::start(place).await
+        Ok(certificates)
+    }
+
+    /// The port of this machine that agents connect to.
+    pub fn gateway_port(&self) -> u16 {
+        self.gateway.port()
     }
 
     /// The manifests of `examples/`, with this stage's storage account.

@@ -175,18 +175,10 @@ pub(crate) fn changes(
     let generations = tracker.generations();
     let since = Cursor::parse(since)
         .ok_or_else(|| lost("the cursor is of another kind or version".to_owned()))?;
-<<<<<<< HEAD
-    // Cursors of the tracking that was lost are told why it was.
-    let first = generations.first_of(&since, slot).map_err(|detail| {
-        let reason = disk.record().ok().and_then(|disk| disk.tracking_lost);
-        let reason = reason.map(|reason| format!("{detail}: {reason}"));
-        lost(reason.unwrap_or(detail))
-=======
     let first = generations.first_of(&since, slot);
     let first = first.map_err(|why| match since.tracking == generations.tracking {
         true => lost(why),
         false => ended(why),
->>>>>>> work-triggers
     })?;
     let own = point.cursors.get(slot).and_then(Cursor::parse);
     let own = own.filter(|own| own.tracking == generations.tracking);
