@@ -194,7 +194,11 @@ impl Fleet {
         tokio::time::sleep(size.steady.saturating_sub(begun.elapsed())).await;
         let took = begun.elapsed().as_secs_f64();
         let after = process::usage(process)?;
-        let looks = self.looks().await? - looks;
+        let looks = self
+            .looks()
+            .await?
+            .zip(looks)
+            .map(|(after, before)| after - before);
         let writes = self.stage.cluster.writes_since(mark).await?;
         anyhow::ensure!(
             self.controller.process.ended()?.is_none(),
@@ -222,7 +226,7 @@ impl Fleet {
             after.resident_bytes / MIB,
             after.peak_bytes / MIB,
             (after.cpu_seconds - before.cpu_seconds) / took,
-            looks / took
+            looks.unwrap_or(f64::NAN) / took
         ))?;
         tell_writes(&by_user_and_resource(&writes), took)?;
         say(&format!(
@@ -270,16 +274,15 @@ impl Fleet {
         Some((host.clone(), replicating.get(number)?.clone()))
     }
 
-    /// How often the controller has looked at a VM.
-    async fn looks(&self) -> anyhow::Result<f64> {
-        let metrics = self
-            .controller
-            .metrics()
-            .await
-            .context("the controller has no metrics")?;
+    /// How often the controller has looked at a VM; nothing if its metrics take too long.
+    async fn looks(&self) -> anyhow::Result<Option<f64>> {
+        let Some(metrics) = self.controller.metrics().await else {
+            return Ok(None);
+        };
         let name = r#"site_recovery_reconciliations_total{kind="ProtectedVM"}"#;
         let line = metrics.lines().find_map(|line| line.strip_prefix(name));
-        Ok(line.context("it counts its looks")?.trim().parse()?)
+        let count = line.context("it counts its looks")?.trim().parse()?;
+        Ok(Some(count))
     }
 }
 

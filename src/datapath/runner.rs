@@ -226,7 +226,8 @@ impl Task {
         let mut attempts = Attempts::default();
         loop {
             let started = self.clock.now();
-            match self.work_guarded().await {
+            // What work needs is given back with it: most replicas of a fleet have nothing to do at most times.
+            match Box::pin(self.work_guarded()).await {
                 Ok(()) => {
                     attempts.reset();
                     self.report(None);
