@@ -44,7 +44,7 @@ const COPIES_PER_HOST: u32 = 4;
 /// And of the whole fleet, as far as this program ships them.
 const COPIES: usize = 16;
 /// Objects that are created at the same time.
-const CREATES: usize = 16;
+const CREATES: usize = 4;
 /// How often every VM changes.
 const INTERVAL: Duration = Duration::from_secs(30);
 /// How often it is told how far it is.
@@ -154,8 +154,7 @@ impl Fleet {
                     say(&format!("all objects are there after {:.0} s", begun.elapsed().as_secs_f64()))?;
                 }
                 _ = told.tick() => {
-                    let ended = self.controller.process.ended()?;
-                    anyhow::ensure!(ended.is_none(), "the controller has ended");
+                    self.restart_controller_if_ended().await?;
                     let used = process::usage(self.controller.process.id())?;
                     let elapsed = begun.elapsed().as_secs_f64();
                     say(&format!("{elapsed:.0} s: {} protected; controller: {}", self.seen.protected(), shown(used)))?;
@@ -173,6 +172,20 @@ impl Fleet {
         ))?;
         tell_writes(&by_user_and_resource(&writes), took)?;
         Ok(protected)
+    }
+
+    /// A kubelet starts a controller again that has ended: one that lost its lead has.
+    async fn restart_controller_if_ended(&mut self) -> anyhow::Result<()> {
+        if self.controller.process.ended()?.is_none() {
+            return Ok(());
+        }
+        let log = self.controller.process.log().text();
+        let why = log.lines().last().unwrap_or_default();
+        say(&format!(
+            "the controller has ended and is started again: {why}"
+        ))?;
+        self.controller = self.stage.controller("controller").await?;
+        Ok(self.controller.wait_ready().await?)
     }
 
     /// What it costs that all VMs change all the time, and how soon a fault is shown.
