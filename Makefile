@@ -20,7 +20,7 @@ test: ## Run all tests; the first run obtains what they need, which takes some m
 soak: ## Run many schedules of crashes and faults (SOAK=number, 1000 by default); CAMPAIGN_SEED=seed replays one
 	SOAK=$(or $(SOAK),1000) $(CARGO) test --locked --test it campaign::whatever -- --nocapture
 
-bench: ## Measure the first copy side by side with qemu-img and azcopy, and idle costs
+bench: ## Measure copies and changes side by side with other tools, fleets, and idle costs
 	$(CARGO) bench --locked
 
 check: ## Format, lints, dependencies

@@ -17,6 +17,7 @@ pub mod documents;
 pub mod events;
 pub mod gateway;
 pub mod hours;
+pub mod later;
 pub mod leader;
 pub mod metrics;
 pub mod orphans;
@@ -253,6 +254,8 @@ impl Made {
             site_memory: Memory::default(),
             vm_memory: Memory::default(),
             owners: std::sync::Mutex::default(),
+            places: context::Places::default(),
+            site_looks: later::Later::default(),
         });
         tokio::join!(
             watch::run_sites(
@@ -264,6 +267,7 @@ impl Made {
             watch::run_vms(vm_watches, context.clone(), self.concurrency, stop.clone()),
             watch::follow_agents(context.clone(), stop.clone()),
             watch::follow_datapath(context.clone(), replicas, stop.clone()),
+            watch::follow_site_looks(context.clone(), stop.clone()),
             orphans::sweep(context, stop),
         );
     }

@@ -44,7 +44,7 @@ const COPIES_PER_HOST: u32 = 4;
 /// And of the whole fleet, as far as this program ships them.
 const COPIES: usize = 16;
 /// Objects that are created at the same time.
-const CREATES: usize = 16;
+const CREATES: usize = 4;
 /// How often every VM changes.
 const INTERVAL: Duration = Duration::from_secs(30);
 /// How often it is told how far it is.
@@ -154,8 +154,7 @@ impl Fleet {
                     say(&format!("all objects are there after {:.0} s", begun.elapsed().as_secs_f64()))?;
                 }
                 _ = told.tick() => {
-                    let ended = self.controller.process.ended()?;
-                    anyhow::ensure!(ended.is_none(), "the controller has ended");
+                    self.restart_controller_if_ended().await?;
                     let used = process::usage(self.controller.process.id())?;
                     let elapsed = begun.elapsed().as_secs_f64();
                     say(&format!("{elapsed:.0} s: {} protected; controller: {}", self.seen.protected(), shown(used)))?;
@@ -173,6 +172,20 @@ impl Fleet {
         ))?;
         tell_writes(&by_user_and_resource(&writes), took)?;
         Ok(protected)
+    }
+
+    /// A kubelet starts a controller again that has ended: one that lost its lead has.
+    async fn restart_controller_if_ended(&mut self) -> anyhow::Result<()> {
+        if self.controller.process.ended()?.is_none() {
+            return Ok(());
+        }
+        let log = self.controller.process.log().text();
+        let why = log.lines().last().unwrap_or_default();
+        say(&format!(
+            "the controller has ended and is started again: {why}"
+        ))?;
+        self.controller = self.stage.controller("controller").await?;
+        Ok(self.controller.wait_ready().await?)
     }
 
     /// What it costs that all VMs change all the time, and how soon a fault is shown.
@@ -194,7 +207,11 @@ impl Fleet {
         tokio::time::sleep(size.steady.saturating_sub(begun.elapsed())).await;
         let took = begun.elapsed().as_secs_f64();
         let after = process::usage(process)?;
-        let looks = self.looks().await? - looks;
+        let looks = self
+            .looks()
+            .await?
+            .zip(looks)
+            .map(|(after, before)| after - before);
         let writes = self.stage.cluster.writes_since(mark).await?;
         anyhow::ensure!(
             self.controller.process.ended()?.is_none(),
@@ -222,7 +239,7 @@ impl Fleet {
             after.resident_bytes / MIB,
             after.peak_bytes / MIB,
             (after.cpu_seconds - before.cpu_seconds) / took,
-            looks / took
+            looks.unwrap_or(f64::NAN) / took
         ))?;
         tell_writes(&by_user_and_resource(&writes), took)?;
         say(&format!(
@@ -270,16 +287,15 @@ impl Fleet {
         Some((host.clone(), replicating.get(number)?.clone()))
     }
 
-    /// How often the controller has looked at a VM.
-    async fn looks(&self) -> anyhow::Result<f64> {
-        let metrics = self
-            .controller
-            .metrics()
-            .await
-            .context("the controller has no metrics")?;
+    /// How often the controller has looked at a VM; nothing if its metrics take too long.
+    async fn looks(&self) -> anyhow::Result<Option<f64>> {
+        let Some(metrics) = self.controller.metrics().await else {
+            return Ok(None);
+        };
         let name = r#"site_recovery_reconciliations_total{kind="ProtectedVM"}"#;
         let line = metrics.lines().find_map(|line| line.strip_prefix(name));
-        Ok(line.context("it counts its looks")?.trim().parse()?)
+        let count = line.context("it counts its looks")?.trim().parse()?;
+        Ok(Some(count))
     }
 }
 

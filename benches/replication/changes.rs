@@ -18,7 +18,7 @@ use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use serde::Serialize;
 use site_recovery::lab::guest::client::Client;
 use site_recovery::lab::process::Process;
-use site_recovery::units::{KIB, to_u64};
+use site_recovery::units::{KIB, MIB};
 
 use crate::image::{Content, Image};
 use crate::measure;
@@ -34,6 +34,8 @@ const PART: u64 = 4;
 const TIMES: u64 = 3;
 const SPOT: u64 = 64 * KIB;
 const CLUSTER: u64 = 4 * KIB;
+/// Random bytes that a guest takes from.
+const POOL: u64 = 64 * MIB;
 /// Blocks that differ before a comparison.
 const SCATTERED: u64 = 2000;
 /// How often a guest writes untracked, and tracked; the median counts.
@@ -204,7 +206,8 @@ impl Pair {
             self.barriers = 0;
         }
         let (begun, page_requests) = (Instant::now(), self.page_requests);
-        let waited = tokio::time::timeout(PATIENCE, self.wait(begun)).await;
+        let anew = ask == Some(Ask::Compare);
+        let waited = tokio::time::timeout(PATIENCE, self.wait(begun, anew)).await;
         let (sealed_seconds, published_seconds, sent) = waited.context("it does not end")??;
         let sent_bytes = sent - std::mem::replace(&mut self.sent, sent);
         let page_requests = self.page_requests - page_requests;
@@ -218,14 +221,16 @@ impl Pair {
         })
     }
 
-    async fn wait(&mut self, begun: Instant) -> anyhow::Result<(f64, f64, u64)> {
+    /// With `anew`, what a host says of the engine before does not count.
+    async fn wait(&mut self, begun: Instant, mut anew: bool) -> anyhow::Result<(f64, f64, u64)> {
         let (mut sealed, mut published, mut sent) = (None, None, self.sent);
         loop {
             tokio::select! {
                 said = self.host.hear::<HostSays>() => {
                     let said = said?;
                     anyhow::ensure!(said.trouble.is_none(), "the host: {:?}", said.trouble);
-                    if said.done && said.barriers > self.barriers {
+                    anew &= said.done;
+                    if said.done && !anew && said.barriers > self.barriers {
                         (self.barriers, sent) = (said.barriers, said.sent);
                         sealed.get_or_insert(begun.elapsed().as_secs_f64());
                     }
@@ -258,34 +263,37 @@ impl Pair {
 }
 
 /// Writes of 4 to 64 KiB over spots of the disk, random bytes.
-fn scribble(client: &mut Client, random: &mut StdRng) -> anyhow::Result<()> {
+fn scribble(client: &mut Client, random: &mut StdRng) -> anyhow::Result<f64> {
     let written = client.size() / PART;
     let spots = written / TIMES / SPOT;
     let stride = client.size() / spots / CLUSTER * CLUSTER;
-    let mut data = vec![0; usize::try_from(SPOT)?];
+    // Made before, and so long that no log has anything of it twice.
+    let mut data = vec![0; usize::try_from(POOL)?];
     random.fill(data.as_mut_slice());
+    let begun = Instant::now();
     let mut left = written;
     while left > 0 {
         let length = (random.random_range(1..=SPOT / CLUSTER) * CLUSTER).min(left);
-        let length = usize::try_from(length)?;
-        // Other bytes each time, at no cost.
-        data.rotate_left(8);
-        data[..8].copy_from_slice(&left.to_le_bytes());
-        client.write(random.random_range(0..spots) * stride, &data[..length])?;
-        left -= to_u64(length);
+        let from = usize::try_from(random.random_range(0..=POOL - SPOT))?;
+        let piece = &data[from..from + usize::try_from(length)?];
+        client.write(random.random_range(0..spots) * stride, piece)?;
+        left -= length;
     }
-    Ok(client.flush()?)
+    client.flush()?;
+    Ok(begun.elapsed().as_secs_f64())
 }
 
 /// Blocks of 4 KiB here and there.
-fn scatter(client: &mut Client, random: &mut StdRng) -> anyhow::Result<()> {
+fn scatter(client: &mut Client, random: &mut StdRng) -> anyhow::Result<f64> {
     let stride = client.size() / SCATTERED / CLUSTER * CLUSTER;
     let mut data = vec![0; usize::try_from(CLUSTER)?];
+    let begun = Instant::now();
     for block in 0..SCATTERED {
         random.fill(data.as_mut_slice());
         client.write(block * stride, &data)?;
     }
-    Ok(client.flush()?)
+    client.flush()?;
+    Ok(begun.elapsed().as_secs_f64())
 }
 
 impl Lab {
@@ -293,14 +301,12 @@ impl Lab {
     async fn guest(
         &self,
         seed: u64,
-        work: fn(&mut Client, &mut StdRng) -> anyhow::Result<()>,
+        work: fn(&mut Client, &mut StdRng) -> anyhow::Result<f64>,
     ) -> anyhow::Result<f64> {
         let (address, export) = self.export()?;
         let written = tokio::task::spawn_blocking(move || {
             let mut client = Client::connect(&address, &export, PATIENCE)?;
-            let begun = Instant::now();
-            work(&mut client, &mut StdRng::seed_from_u64(seed))?;
-            let took = begun.elapsed().as_secs_f64();
+            let took = work(&mut client, &mut StdRng::seed_from_u64(seed))?;
             client.disconnect();
             anyhow::Ok(took)
         });

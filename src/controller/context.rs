@@ -13,17 +13,20 @@ use tokio::sync::mpsc;
 
 use crate::api::hyperv_site::{HyperVSite, HyperVSiteStatus};
 use crate::api::protected_vm::ProtectedVM;
-use crate::api::vm_status::{ProtectedVMStatus, ReplicationState};
+use crate::api::vm_status::ProtectedVMStatus;
 use crate::controller::accounts::Opener;
 use crate::controller::events::Events;
 use crate::controller::gateway::Registry;
+use crate::controller::gateway::inventory::Inventory;
+use crate::controller::later::Later;
 use crate::controller::metrics::Metrics;
 use crate::controller::site::SiteMemory;
 use crate::controller::site::handle::SiteView;
 use crate::controller::status::{Pace, StatusWriter};
+use crate::controller::vm::find;
 use crate::controller::vm::memory::VmMemory;
 use crate::datapath::runner::DataPath;
-use crate::ids::{ObjectName, ReplicaId};
+use crate::ids::{HostName, ObjectName, ReplicaId};
 use crate::units::Clock;
 
 /// An object as it was read; one that cannot be understood does not stop the watch.
@@ -51,6 +54,35 @@ pub struct Context {
     pub vm_memory: Memory<VmMemory>,
     /// Which object has a replica.
     pub owners: Mutex<HashMap<ReplicaId, ObjectName>>,
+    /// Where each VM was found.
+    pub places: Places,
+    /// Sites that show what their VMs have come to.
+    pub site_looks: Later,
+}
+
+/// On which host each VM was found when it was last looked at.
+#[derive(Default)]
+pub struct Places(Mutex<HashMap<ObjectName, HostName>>);
+
+impl Places {
+    /// Notes where a VM is; nothing if it was not found.
+    pub fn set(&self, vm: &ObjectName, host: Option<&HostName>) {
+        let mut places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match host {
+            Some(host) if places.get(vm) == Some(host) => {}
+            Some(host) => {
+                places.insert(vm.clone(), host.clone());
+            }
+            None => {
+                places.remove(vm);
+            }
+        }
+    }
+
+    pub fn of(&self, vm: &ObjectName) -> Option<HostName> {
+        let places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        places.get(vm).cloned()
+    }
 }
 
 impl Context {
@@ -81,17 +113,38 @@ impl Context {
         }
     }
 
-    /// Has those VMs of a site looked at again that wait for a first copy: one has ended.
-    pub fn touch_waiting(&self, site: &ObjectName) {
+    /// Has those VMs looked at again that something of this host may matter to: that were found on it or nowhere, and that
+    /// it has a machine of. The others of the site are a whole fleet.
+    pub fn touch_vms_at(&self, site: &ObjectName, host: &HostName) {
+        let machines = self
+            .registry
+            .host(site, host)
+            .and_then(|state| state.observed.machines.clone());
         for vm in self.vms_of(site) {
             let Ok(object) = &vm.0 else { continue };
-            let state = object.status.as_ref().and_then(|status| status.state);
-            if state == Some(ReplicationState::WaitingForInitialReplication)
-                && let Some(name) = name_of(object)
+            let Some(name) = name_of(object) else {
+                continue;
+            };
+            let place = self.places.of(&name);
+            let is_here = |machines: &Inventory| find::has(machines, &object.spec.vm);
+            if place.is_none_or(|place| place == *host) || machines.as_deref().is_some_and(is_here)
             {
                 self.vms.touch(&name);
             }
         }
+    }
+
+    /// Whether a host has sealed what the data path has not applied, as far as both have told.
+    pub fn has_news(&self, site: &ObjectName, host: &HostName, replica: &ReplicaId) -> bool {
+        let Some(state) = self.registry.host(site, host) else {
+            return false;
+        };
+        let Some(seen) = state.observed.replications.get(replica) else {
+            return false;
+        };
+        let known = self.datapath.observe(replica);
+        let manifest = known.and_then(|observed| observed.manifest);
+        manifest.is_none_or(|manifest| seen.sealed > manifest.last_applied.sequence)
     }
 
     /// The VMs of a site, as they were last seen.

@@ -11,6 +11,7 @@
 
 pub mod changes;
 pub mod host_state;
+pub mod inventory;
 pub mod observed;
 pub mod refusals;
 pub mod registry;

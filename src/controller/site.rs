@@ -4,6 +4,7 @@ pub mod bandwidth;
 pub mod deletions;
 pub mod handle;
 pub mod ownership;
+pub mod records;
 pub mod report;
 
 use std::collections::HashMap;
@@ -26,6 +27,7 @@ use crate::controller::site::bandwidth::Cap;
 use crate::controller::site::handle::{SiteHandle, SiteView};
 use crate::controller::site::ownership::Settled;
 use crate::controller::site::report::{Facts, Host, Owner};
+use crate::controller::status::Lane;
 use crate::controller::unsupported;
 use crate::ids::{HostName, ObjectName, OperationId};
 use crate::replica::names::{self, Prefix};
@@ -342,7 +344,8 @@ fn counts(site: &ObjectName, context: &Context) -> VirtualMachineCounts {
             continue;
         };
         // The watch brings what was written a moment later.
-        let (status, _) = context.vm_status.last(&name, found);
+        let unseen = context.vm_status.unseen(&name);
+        let status = unseen.as_deref().unwrap_or(found);
         counts.protected += i32::from(status.state == Some(ReplicationState::Protected));
         counts.warning += i32::from(status.health == Some(Health::Warning));
         counts.critical += i32::from(status.health == Some(Health::Critical));
@@ -421,11 +424,8 @@ async fn write_status(site: &HyperVSite, name: &ObjectName, context: &Context, f
     if status == last {
         return;
     }
-    if let Err(fault) = context
-        .site_status
-        .write::<HyperVSite>(&context.pace, name, &status)
-        .await
-    {
+    tokio::time::sleep_until(context.pace.turn(Lane::Sites)).await;
+    if let Err(fault) = context.site_status.write::<HyperVSite>(name, &status).await {
         tracing::warn!(site = %name, %fault, "the status is written later");
         return;
     }

@@ -8,7 +8,7 @@
 //! | [`describe`], [`perform`] | one change outside |
 //! | [`monitor`] | how well it goes: exposure, RPO, growth and health over time |
 //! | [`retries`] | what failed, and when it is tried again |
-//! | [`report`] | the status, computed anew; pure |
+//! | [`report`], [`publish`] | the status, computed anew, pure; and written |
 //! | [`memory`] | what is kept between two looks |
 
 pub mod describe;
@@ -22,6 +22,7 @@ pub mod monitor;
 pub mod pause;
 pub mod perform;
 pub mod policy;
+pub mod publish;
 pub mod queue;
 pub mod removal;
 pub mod report;
@@ -37,27 +38,28 @@ use std::time::Duration;
 
 use kube::runtime::controller::Action;
 
-use crate::api::condition::{Condition, types};
 use crate::api::protected_vm::{DeletionPolicy, ProtectedVM};
-use crate::api::vm_status::ProtectedVMStatus;
+use crate::api::vm_status::{ProtectedVMStatus, ReplicationState};
 use crate::controller::context::Context;
 use crate::controller::metrics::vms::Figures;
 use crate::controller::unsupported;
-use crate::controller::vm::gather::{Gathered, Knowledge};
-use crate::controller::vm::memory::{Unwritten, VmMemory};
+use crate::controller::vm::gather::{Gathered, Knowledge, slots};
+use crate::controller::vm::memory::VmMemory;
 use crate::controller::vm::monitor::Measured;
+use crate::controller::vm::publish::Change;
 use crate::controller::vm::removal::{Removal, Wait};
 use crate::controller::vm::report::details::{Details, DiskDetails};
-use crate::controller::vm::report::{Facts, quiet};
+use crate::controller::vm::report::{Facts, SILENCE};
 use crate::controller::vm::step::{Step, Why};
 use crate::controller::vm::tokens::Tokens;
 use crate::ids::ObjectName;
-use crate::report::Code;
 
 /// How soon a VM is looked at again of which something is not known yet.
 const SOON: Duration = Duration::from_secs(1);
 /// How often a VM is looked at without anything having happened.
 const LOOK: Duration = Duration::from_secs(600);
+/// How often one is that waits for others: there may be a whole fleet of them.
+const WAITING: Duration = Duration::from_secs(60);
 /// How long a deletion waits for a site that is not ready.
 const GIVE_UP: Duration = Duration::from_secs(600);
 /// How often one is that moves: its progress is shown in between.
@@ -120,29 +122,24 @@ pub async fn reconcile(
         unsupported: &unsupported,
     };
     let generation = vm.metadata.generation.unwrap_or(0);
-    let mut status = report::status(&facts, &last, generation, now.into());
+    let before = memory.pending.take();
+    let before = before.as_deref().unwrap_or(&last);
+    let mut status = report::status(&facts, before, generation, now.into());
     status.retry = failure.map(retries::shown);
     status.last_handled = tokens.status();
     show_figures(name, context, &measured, &status);
-    if quiet::is_worth_writing(&last, &status, age) {
-        if let Err(fault) = context
-            .vm_status
-            .write::<ProtectedVM>(&context.pace, name, &status)
-            .await
-        {
-            let pause = memory.unwritten.failed();
-            tracing::warn!(vm = %name, %fault, ?pause, "the status is written later");
-            return Outcome::Again(Action::requeue(pause));
-        }
-        memory.unwritten = Unwritten::default();
-        // What changed is announced once it stands there: what is not written is found changed again.
-        announce(vm, context, &unsupported, &last, &status).await;
-    }
-    tell_others(vm, name, context, &last, &status);
     let look = again(step, acted, &gathered, memory, context);
-    Outcome::Again(Action::requeue(
-        measured.look.map_or(look, |soon| soon.min(look)),
-    ))
+    let look = measured.look.map_or(look, |soon| soon.min(look));
+    tell_next(&last, &status, &gathered, context);
+    let change = Change {
+        vm,
+        name,
+        last: &last,
+        age,
+        unsupported: &unsupported,
+    };
+    let wait = publish::publish(status, &change, context, memory).await;
+    Outcome::Again(Action::requeue(wait.map_or(look, |wait| wait.min(look))))
 }
 
 /// Has the site looked at again where it has to act itself: its breaker trips, or another cluster has taken over.
@@ -170,8 +167,9 @@ async fn end(
         context.datapath.detach(&replica);
     }
     say_end(step, vm, gathered, context, memory).await;
+    touch_next(gathered, context);
     if let Some(site) = &gathered.site {
-        context.sites.touch(&site.name);
+        context.site_looks.ask(&site.name);
     }
 }
 
@@ -207,22 +205,24 @@ async fn say_end(
     }
 }
 
-/// Has the site looked at again, which counts its VMs, and the VMs that wait for this one's first copy to end.
-fn tell_others(
-    vm: &ProtectedVM,
-    name: &ObjectName,
-    context: &Context,
+/// Has those VMs of the host looked at again that wait for a first copy, if this one's has ended or goes no further.
+fn tell_next(
     last: &ProtectedVMStatus,
     status: &ProtectedVMStatus,
+    gathered: &Gathered,
+    context: &Context,
 ) {
-    let Ok(site) = ObjectName::new(name.namespace(), &vm.spec.site_ref.name) else {
-        return;
-    };
-    if (last.state, last.health) != (status.state, status.health) {
-        context.sites.touch(&site);
+    let copies =
+        |status: &ProtectedVMStatus| status.state == Some(ReplicationState::InitialReplication);
+    let copied = last.recovery_points.is_none() && status.recovery_points.is_some();
+    if copied || (copies(last) && !copies(status)) {
+        touch_next(gathered, context);
     }
-    if last.recovery_points.is_none() && status.recovery_points.is_some() {
-        context.touch_waiting(&site);
+}
+
+fn touch_next(gathered: &Gathered, context: &Context) {
+    if let (Some(site), Some(found)) = (&gathered.site, &gathered.found) {
+        slots::touch_next(context, site, found, gathered.copies);
     }
 }
 
@@ -304,8 +304,30 @@ fn again(
             let opens = gathered.until_resync(context.clock.now());
             opens.map_or(look, |opens| look.min(opens))
         }
+        (_, Step::Nothing(why)) if waits_for_others(why) => {
+            let look = WAITING.mul_f64(rand::random_range(0.8..1.2));
+            let left = gathered.silent.map(|silent| SILENCE.saturating_sub(silent));
+            left.filter(|left| !left.is_zero())
+                .map_or(look, |left| look.min(left + SOON))
+        }
         (_, _) => MOVING,
     }
+}
+
+/// Whether it goes on when somebody else has something new, who then has the VM looked at.
+const fn waits_for_others(why: Why) -> bool {
+    matches!(
+        why,
+        Why::SiteMissing
+            | Why::SiteNotReady
+            | Why::NotOurs
+            | Why::MachineUnknown
+            | Why::MachineNotFound
+            | Why::MachineAmbiguous
+            | Why::AgentUnreachable
+            | Why::Queued
+            | Why::Window
+    )
 }
 
 /// Forgets failures when the spec changed or somebody asked for it.
@@ -427,57 +449,4 @@ fn details(gathered: &Gathered) -> Details<'_> {
             .as_ref()
             .map(|replication| replication.credentials_expire),
     }
-}
-
-/// Events of what changed: one per distinct failure, one when the VM is protected, one for fields without effect.
-async fn announce(
-    vm: &ProtectedVM,
-    context: &Context,
-    unsupported: &[&str],
-    last: &ProtectedVMStatus,
-    status: &ProtectedVMStatus,
-) {
-    if last.observed_generation != status.observed_generation && !unsupported.is_empty() {
-        let note = format!("this version does not act upon: {}", unsupported.join(", "));
-        context.events.warning(vm, unsupported::REASON, &note).await;
-    }
-    let failure = |status: &ProtectedVMStatus| {
-        let stalled =
-            find(&status.conditions, types::STALLED).map(|stalled| stalled.reason.clone());
-        stalled.or_else(|| {
-            status
-                .retry
-                .as_ref()
-                .map(|retry| retry.last_error.code.clone())
-        })
-    };
-    let code = failure(status);
-    // That a host cannot be reached is its site's event, not one of each of its VMs.
-    let told = code
-        .as_deref()
-        .filter(|code| *code != Code::AgentUnreachable.as_str());
-    if let Some(code) = told.filter(|_| failure(last) != code) {
-        let message = find(&status.conditions, types::READY)
-            .map(|ready| ready.message.clone())
-            .unwrap_or_default();
-        context.events.warning(vm, code, &message).await;
-    }
-    for (reason, line) in health::news(&last.health_reasons, &status.health_reasons) {
-        if code.as_deref() != Some(reason) {
-            context.events.warning(vm, reason, line).await;
-        }
-    }
-    if let Some(ready) = find(&status.conditions, types::READY)
-        && ready.status == "True"
-        && find(&last.conditions, types::READY).is_none_or(|before| before.status == "False")
-    {
-        context
-            .events
-            .normal(vm, &ready.reason, &ready.message)
-            .await;
-    }
-}
-
-fn find<'a>(conditions: &'a [Condition], type_: &str) -> Option<&'a Condition> {
-    conditions.iter().find(|condition| condition.type_ == type_)
 }

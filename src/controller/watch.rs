@@ -271,6 +271,7 @@ async fn with_finalizer(
                 context.vm_memory.forget(name);
                 context.vm_status.forget(name);
                 context.metrics.figures.forget(name);
+                context.places.set(name, None);
                 Ok((Action::await_change(), true))
             }
         }
@@ -313,12 +314,19 @@ pub async fn follow_agents(context: Arc<Context>, stop: CancellationToken) {
         };
         match event {
             None => return,
-            Some(Event::HostChanged { site, .. }) => {
+            Some(Event::HostChanged { site, host }) => {
                 context.sites.touch(&site);
-                context.touch_vms(&site);
+                context.touch_vms_at(&site, &host);
             }
-            Some(Event::ReplicationChanged { replica, .. }) => {
-                context.datapath.wake(&replica);
+            Some(Event::ReplicationChanged {
+                site,
+                host,
+                replica,
+            }) => {
+                // A barrier that found nothing changed brings nothing: storage is not asked for it.
+                if context.has_news(&site, &host, &replica) {
+                    context.datapath.wake(&replica);
+                }
                 if let Some(vm) = context.owner(&replica) {
                     context.vms.touch(&vm);
                 }
@@ -352,6 +360,19 @@ pub async fn follow_datapath(
         let Some(replica) = replica else { return };
         if let Some(vm) = context.owner(&replica) {
             context.vms.touch(&vm);
+        }
+    }
+}
+
+/// Brings back the sites whose VMs changed.
+pub async fn follow_site_looks(context: Arc<Context>, stop: CancellationToken) {
+    loop {
+        let asked = tokio::select! {
+            asked = context.site_looks.next() => asked,
+            () = stop.cancelled() => return,
+        };
+        for site in asked {
+            context.sites.touch(&site);
         }
     }
 }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
+use crate::controller::gateway::inventory::Inventory;
 use crate::ids::ReplicaId;
 use crate::wire::observation::HostObservation;
 use crate::wire::{Observations, ReplicationObservation};
@@ -23,7 +24,7 @@ pub struct Observed {
     /// What to ask after.
     pub revision: u64,
     /// The host's machines; nothing before the first answer.
-    pub machines: Option<Arc<HostObservation>>,
+    pub machines: Option<Arc<Inventory>>,
     pub replications: Arc<BTreeMap<ReplicaId, Arc<ReplicationObservation>>>,
 }
 
@@ -90,12 +91,12 @@ impl Observed {
             }
         }
         let machines = match news.host {
-            Some(machines) => Some(Arc::new(machines)),
+            Some(machines) => Some(Arc::new(Inventory::new(machines))),
             None if void => None,
             None => self.machines.clone(),
         };
         let changes = Changes {
-            machines: differ(self.machines.as_deref(), machines.as_deref()),
+            machines: differ(said(&self.machines), said(&machines)),
             replications: difference(&self.replications, &replications),
         };
         let observed = Observed {
@@ -116,6 +117,10 @@ impl Changes {
     pub fn is_empty(&self) -> bool {
         !self.machines && self.replications.is_empty()
     }
+}
+
+fn said(machines: &Option<Arc<Inventory>>) -> Option<&HostObservation> {
+    machines.as_ref().map(|machines| &***machines)
 }
 
 /// Whether two observations of a host differ in more than free space.

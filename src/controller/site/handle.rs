@@ -1,8 +1,8 @@
 //! A site that can be used: its storage, and the records of its VMs.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::{StreamExt, TryStreamExt};
 use jiff::Timestamp;
@@ -11,6 +11,7 @@ use crate::blob::parameters::Include;
 use crate::blob::{Account, Container, walk};
 use crate::controller::accounts::Opened;
 use crate::controller::documents::{self, Held};
+use crate::controller::site::records::Records;
 use crate::datapath::store::Store;
 use crate::ids::{ObjectName, ReplicaId, VmId};
 use crate::replica::names::{self, Prefix};
@@ -46,7 +47,7 @@ pub struct SiteHandle {
     pub fingerprint: blake3::Hash,
     /// The owner's term: in an earlier one another cluster may have acted, whose commands may still be under way.
     pub term: u64,
-    records: Mutex<HashMap<ObjectName, Held<Record>>>,
+    records: Mutex<Records>,
     /// The highest term that a fence was seen to have.
     fences: AtomicU64,
 }
@@ -57,7 +58,7 @@ impl SiteHandle {
         opened: &Opened,
         prefix: Prefix,
         term: u64,
-        records: HashMap<ObjectName, Held<Record>>,
+        records: Records,
     ) -> Self {
         let container = opened.account.container(&prefix.site(&name));
         SiteHandle {
@@ -76,11 +77,7 @@ impl SiteHandle {
     /// The same site with other credentials, or in another term.
     #[must_use]
     pub fn reopened(&self, opened: &Opened, term: u64) -> Self {
-        let records = self
-            .records
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
+        let records = self.records().clone();
         let (name, prefix) = (self.name.clone(), self.prefix.clone());
         SiteHandle::new(name, opened, prefix, term, records)
     }
@@ -107,29 +104,22 @@ impl SiteHandle {
 
     /// The record of an object.
     pub fn record(&self, object: &ObjectName) -> Option<Held<Record>> {
-        self.records
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(object)
-            .cloned()
+        self.records().get(object).cloned()
     }
 
     /// Another object whose replica is of this VM, and is kept up.
     pub fn taken_by(&self, object: &ObjectName, vm: &VmId) -> Option<ObjectName> {
-        let records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
-        let others = records
-            .values()
-            .map(|held| &held.value)
-            .filter(|record| record.object != *object);
-        let mut taken = others.filter(|record| record.vm == *vm && !record.retained);
+        let records = self.records();
+        let mut taken = records
+            .of_vm(vm)
+            .filter(|record| record.object != *object && !record.retained);
         taken.next().map(|record| record.object.clone())
     }
 
     /// Objects whose replica was condemned at a time that `counts`.
     pub fn condemned(&self, counts: impl Fn(Timestamp) -> bool) -> BTreeSet<ObjectName> {
-        let records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
-        let all = records.values().map(|held| &held.value);
-        let of = all.filter(|record| {
+        let records = self.records();
+        let of = records.all().filter(|record| {
             let condemned = record.condemned.as_ref();
             condemned.is_some_and(|condemned| counts(condemned.at))
         });
@@ -138,12 +128,13 @@ impl SiteHandle {
 
     /// The record of a replica.
     pub fn record_of(&self, replica: &ReplicaId) -> Option<Record> {
-        let records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut of_replica = records
-            .values()
-            .map(|held| &held.value)
-            .filter(|record| record.replica == *replica);
-        of_replica.next().cloned()
+        self.records().of_replica(replica).cloned()
+    }
+
+    /// The object that has a replica.
+    pub fn object_of(&self, replica: &ReplicaId) -> Option<ObjectName> {
+        let records = self.records();
+        Some(records.of_replica(replica)?.object.clone())
     }
 
     /// Writes a record: creates it, or replaces the one that is known.
@@ -151,17 +142,17 @@ impl SiteHandle {
     /// # Errors
     /// If storage does not take it, or somebody else wrote it.
     pub async fn keep_record(&self, record: Record) -> Result<(), Fault> {
-        let object = record.object.clone();
-        let blob = names::record(&object);
-        let held = match self.record(&object) {
+        let blob = names::record(&record.object);
+        let held = match self.record(&record.object) {
             Some(held) => documents::replace(self.container.as_ref(), &blob, &held, record).await?,
             None => documents::create(self.container.as_ref(), &blob, record).await?,
         };
-        self.records
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(object, held);
+        self.records().insert(held);
         Ok(())
+    }
+
+    fn records(&self) -> MutexGuard<'_, Records> {
+        self.records.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -178,9 +169,7 @@ pub fn store(account: &dyn Account, prefix: &Prefix, replica: &ReplicaId) -> Sto
 ///
 /// # Errors
 /// If one cannot be read: without it a VM might be protected twice.
-pub async fn read_records(
-    container: &dyn Container,
-) -> Result<HashMap<ObjectName, Held<Record>>, Fault> {
+pub async fn read_records(container: &dyn Container) -> Result<Records, Fault> {
     let listed = walk::blobs(container, "vms/", Include::default(), RECORDS_MAX).await;
     let listed = listed.map_err(|error| error.fault())?.items;
     let reads = listed
@@ -188,9 +177,5 @@ pub async fn read_records(
         .map(|blob| async move { documents::load::<Record>(container, &blob.name).await });
     let records = futures::stream::iter(reads).buffer_unordered(READS);
     let records: Vec<Option<Held<Record>>> = records.try_collect().await?;
-    Ok(records
-        .into_iter()
-        .flatten()
-        .map(|held| (held.value.object.clone(), held))
-        .collect())
+    Ok(records.into_iter().flatten().collect())
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::api::protected_vm::VmSelector;
 use crate::controller::gateway::host_state::HostState;
+use crate::controller::gateway::inventory::Inventory;
 use crate::controller::vm::step;
 use crate::host::Machine;
 use crate::ids::{HostName, ReplicaId, VmId};
@@ -35,11 +36,11 @@ pub fn find(
         .filter(|host| machines(host).is_none())
         .map(|host| host.name.clone())
         .collect();
-    let mut found = matching(hosts, |machine| means(selector, machine));
+    let mut found = meant(selector, hosts);
     if found.is_empty()
         && let Some(known) = known.filter(|_| selector.name.is_some())
     {
-        found = matching(hosts, |machine| machine.id == *known);
+        found = on_hosts(hosts, |machines| machines.with_id(known.as_str()));
     }
     // A second machine of the name does not take away the one that the object is bound to.
     if let Some(known) = known.filter(|_| selector.name.is_some())
@@ -66,38 +67,47 @@ pub fn find(
     }
 }
 
-fn means(selector: &VmSelector, machine: &Machine) -> bool {
+/// The machines that `selector` means.
+fn meant(selector: &VmSelector, hosts: &[Host]) -> Vec<Found> {
     match (&selector.id, &selector.name) {
-        (Some(id), _) => machine.id.as_str() == id,
-        // Hyper-V compares names without case.
-        (None, Some(name)) => machine.name.to_lowercase() == name.to_lowercase(),
+        (Some(id), _) => on_hosts(hosts, |machines| machines.with_id(id)),
+        (None, Some(name)) => {
+            let name = name.to_lowercase();
+            on_hosts(hosts, |machines| machines.named(&name))
+        }
+        (None, None) => Vec::new(),
+    }
+}
+
+/// Whether a host has a machine that `selector` means.
+pub fn has(machines: &Inventory, selector: &VmSelector) -> bool {
+    match (&selector.id, &selector.name) {
+        (Some(id), _) => machines.with_id(id).next().is_some(),
+        (None, Some(name)) => machines.named(&name.to_lowercase()).next().is_some(),
         (None, None) => false,
     }
 }
 
-fn machines(host: &Host) -> Option<&[Machine]> {
-    let machines = host.state.as_ref()?.observed.machines.as_ref()?;
-    Some(&machines.machines)
+fn machines(host: &Host) -> Option<&Inventory> {
+    host.state.as_ref()?.observed.machines.as_deref()
 }
 
-fn matching(hosts: &[Host], means: impl Fn(&Machine) -> bool) -> Vec<Found> {
-    let on_host = |host: &Host| -> Vec<Found> {
-        let Some(state) = &host.state else {
-            return Vec::new();
+fn on_hosts<'a, Machines>(hosts: &'a [Host], of: impl Fn(&'a Inventory) -> Machines) -> Vec<Found>
+where
+    Machines: Iterator<Item = &'a Machine>,
+{
+    let mut found = Vec::new();
+    for host in hosts {
+        let (Some(state), Some(machines)) = (&host.state, machines(host)) else {
+            continue;
         };
-        let machines = machines(host)
-            .unwrap_or_default()
-            .iter()
-            .filter(|machine| means(machine));
-        machines
-            .map(|machine| Found {
-                host: host.name.clone(),
-                state: state.clone(),
-                machine: machine.clone(),
-            })
-            .collect()
-    };
-    hosts.iter().flat_map(on_host).collect()
+        found.extend(of(machines).map(|machine| Found {
+            host: host.name.clone(),
+            state: state.clone(),
+            machine: machine.clone(),
+        }));
+    }
+    found
 }
 
 /// Of two hosts that say that they have the machine: the one that is connected, then the one that replicates it.

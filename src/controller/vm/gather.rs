@@ -1,6 +1,6 @@
 //! Gathers what is known of a VM: from the API server's caches, the agents' observations, storage and the data path.
 
-mod slots;
+pub mod slots;
 mod storage;
 
 use std::cmp::Ordering;
@@ -20,7 +20,7 @@ use crate::controller::vm::describe;
 use crate::controller::vm::find::{self, Found, Host};
 use crate::controller::vm::memory::VmMemory;
 use crate::controller::vm::policy;
-use crate::controller::vm::queue::{self, Entry, Slot};
+use crate::controller::vm::queue::{self, Slot};
 use crate::controller::vm::resync::Resync;
 use crate::controller::vm::retries;
 use crate::controller::vm::rules::{self, Selection};
@@ -59,6 +59,8 @@ pub struct Gathered {
     pub tokens: Tokens,
     /// When disks are compared at this site.
     pub window: Option<Hours>,
+    /// How many first copies there may be at the same time on one host.
+    pub copies: usize,
 }
 
 impl Gathered {
@@ -177,14 +179,8 @@ struct Parts<'a> {
 
 impl Parts<'_> {
     fn put_together(self, context: &Context, memory: &VmMemory) -> Gathered {
-        let hosts = self.hosts(context);
         let record = self.record.as_ref();
-        let (machine, found) = find::find(
-            &self.vm.spec.vm,
-            record.map(|r| &r.vm),
-            record.map(|r| &r.replica),
-            &hosts,
-        );
+        let (machine, found) = self.find(context);
         let fence = known_fence(memory).cloned();
         let replica = self.replica();
         let point = self.has_point(replica);
@@ -223,7 +219,7 @@ impl Parts<'_> {
             described,
             agent: agent(found.as_ref(), replication.as_deref()),
             related,
-            slot: self.slot(context, found.as_ref()),
+            slot: self.slot(context, found.as_ref(), replication.as_deref(), point),
             window_closed: self.window_closed(context.clock.now()),
             point,
             resync,
@@ -232,7 +228,7 @@ impl Parts<'_> {
         observed.removal = basis.removal(&observed, context);
         let excluded = self.excluded().to_vec();
         let tokens = self.tokens.clone();
-        let window = self.window();
+        let (window, copies) = (self.window(), self.copies());
         Gathered {
             observed,
             silent: self.silent(context, found.as_ref()),
@@ -247,6 +243,7 @@ impl Parts<'_> {
             excluded,
             tokens,
             window,
+            copies,
         }
     }
 
@@ -304,6 +301,19 @@ impl Parts<'_> {
                 found.map(|found| describe::machine(&found.machine, self.excluded(), Some(fence)));
             now.is_none_or(|now| now == fence.machine)
         })
+    }
+
+    /// Looks for the machine, and notes where it is.
+    fn find(&self, context: &Context) -> (step::Machine, Option<Found>) {
+        let (known, replica) = match &self.record {
+            Some(record) => (Some(&record.vm), Some(&record.replica)),
+            None => (None, None),
+        };
+        let hosts = self.hosts(context);
+        let (machine, found) = find::find(&self.vm.spec.vm, known, replica, &hosts);
+        let place = found.as_ref().map(|found| &found.host);
+        context.places.set(self.name, place);
+        (machine, found)
     }
 
     fn hosts(&self, context: &Context) -> Vec<Host> {
@@ -412,22 +422,29 @@ impl Parts<'_> {
         lasts && told
     }
 
-    fn slot(&self, context: &Context, found: Option<&Found>) -> Slot {
-        let (Some(site), Some(site_name), Some(found)) = (self.site, self.site_name, found) else {
+    /// Whether the VM's first copy may start. Of one that does not wait for it nobody asks.
+    fn slot(
+        &self,
+        context: &Context,
+        found: Option<&Found>,
+        replication: Option<&ReplicationObservation>,
+        point: bool,
+    ) -> Slot {
+        let waits = replication.is_some_and(|of| of.phase == Phase::Created) && !point;
+        let (Some(site), Some(found), true) = (&self.handle, found, waits) else {
             return Slot::Free;
         };
-        let most = site
-            .spec
-            .replication_policy
-            .initial_replication
-            .max_concurrent_per_host;
-        let most = usize::try_from(most).unwrap_or(1).max(1);
-        let entries: Vec<Entry> = context
-            .vms_of(site_name)
-            .iter()
-            .filter_map(|vm| slots::entry(context, vm.0.as_ref().ok()?, found))
-            .collect();
-        queue::slot(self.name, &entries, most)
+        let entries = slots::entries(context, site, found);
+        queue::slot(self.name, &entries, self.copies())
+    }
+
+    /// How many first copies there may be at the same time on one host.
+    fn copies(&self) -> usize {
+        let policy = self.site.map(|site| &site.spec.replication_policy);
+        let most = policy.map_or(1, |policy| {
+            policy.initial_replication.max_concurrent_per_host
+        });
+        usize::try_from(most).unwrap_or(1).max(1)
     }
 
     /// Whether first copies of the site start at an hour that has not come since the object was created.

@@ -6,7 +6,9 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use crate::api::vm_status::ProtectedVMStatus;
 use crate::controller::documents::Held;
+use crate::controller::status::Turn;
 use crate::controller::vm::monitor::Monitor;
 use crate::controller::vm::retries::Failure;
 use crate::ids::{ChainId, HostName, ReplicaId};
@@ -41,6 +43,10 @@ pub struct VmMemory {
     pub retired: Option<ChainId>,
     /// Whether the host has said that it has ended replication, so that the replica may go.
     pub ended: bool,
+    /// When the status may be written, if it waits for that; and the status as it was last computed meanwhile, which has
+    /// the times at which things happened.
+    pub turn: Turn,
+    pub pending: Option<Box<ProtectedVMStatus>>,
     /// Writes of the status that failed in a row.
     pub unwritten: Unwritten,
     /// The generation of the spec that was looked at last.

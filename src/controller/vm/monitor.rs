@@ -194,6 +194,7 @@ mod tests {
             excluded: Vec::new(),
             tokens: Tokens::default(),
             window: None,
+            copies: 1,
         }
     }
 

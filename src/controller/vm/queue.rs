@@ -27,8 +27,7 @@ pub enum Slot {
 /// The slot of `object` among the `entries` of its host, of which `most` may run at the same time.
 pub fn slot(object: &ObjectName, entries: &[Entry], most: usize) -> Slot {
     let running = entries.iter().filter(|entry| entry.running).count();
-    let mut waiting: Vec<&Entry> = entries.iter().filter(|entry| !entry.running).collect();
-    waiting.sort_by(|a, b| (a.created, &a.object).cmp(&(b.created, &b.object)));
+    let waiting = waiting(entries);
     let place = waiting
         .iter()
         .position(|entry| entry.object == *object)
@@ -42,6 +41,19 @@ pub fn slot(object: &ObjectName, entries: &[Entry], most: usize) -> Slot {
             waiting: waiting.len() - first.min(waiting.len()),
         }
     }
+}
+
+/// The first of those that wait, `most` of them at most.
+pub fn next(entries: &[Entry], most: usize) -> impl Iterator<Item = &ObjectName> {
+    let waiting = waiting(entries).into_iter().take(most);
+    waiting.map(|entry| &entry.object)
+}
+
+/// Those that wait, in their order.
+fn waiting(entries: &[Entry]) -> Vec<&Entry> {
+    let mut waiting: Vec<&Entry> = entries.iter().filter(|entry| !entry.running).collect();
+    waiting.sort_by(|a, b| (a.created, &a.object).cmp(&(b.created, &b.object)));
+    waiting
 }
 
 /// Whether `time` (`HH:MM`, UTC) has come between `created` and `now`.
@@ -123,6 +135,18 @@ mod tests {
             }
         );
         assert_eq!(slot(&object("c"), &entries, 3), Slot::Free);
+    }
+
+    #[test]
+    fn who_is_next_are_the_oldest_that_wait() {
+        let entries = [
+            entry("c", 3, false),
+            entry("a", 1, true),
+            entry("b", 2, false),
+            entry("d", 4, false),
+        ];
+        let next: Vec<&str> = next(&entries, 2).map(ObjectName::name).collect();
+        assert_eq!(next, ["b", "c"]);
     }
 
     fn at(text: &str) -> Timestamp {

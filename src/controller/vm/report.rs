@@ -239,7 +239,7 @@ fn moving(facts: &Facts<'_>) -> Verdict {
             "WaitingForAgent",
             format!("waits for the agent of {}", silent_hosts(seen)),
         ),
-        Step::Nothing(Why::Queued) => ("Queued", queued(seen)),
+        Step::Nothing(Why::Queued) => (quiet::QUEUED, queued(seen)),
         Step::Nothing(Why::Window) => (
             "WaitingForWindow",
             "waits for the hour at which the site's policy starts first copies".to_owned(),

@@ -136,7 +136,8 @@ impl Task {
             if wake != Wake::Glance {
                 worked = Instant::now();
             }
-            match self.work_guarded(wake).await {
+            // What work needs is given back with it: most replicas of a fleet have nothing to do at most times.
+            match Box::pin(self.work_guarded(wake)).await {
                 Ok(()) => {
                     attempts.reset();
                     self.report(None);

@@ -4,8 +4,11 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::api::condition::types;
-use crate::api::vm_status::{ProtectedVMStatus, RecoveryPointStatus, RecoveryPointsStatus};
+use crate::api::condition::{Condition, types};
+use crate::api::vm_status::{
+    ProtectedVMStatus, RecoveryPointStatus, RecoveryPointsStatus, ReplicationState,
+};
+use crate::controller::status::Lane;
 use crate::controller::vm::health;
 
 /// How far a copy is is written this often at most, unless it moved far.
@@ -16,20 +19,36 @@ const FAR: i32 = 5;
 const SLOWLY: Duration = Duration::from_secs(300);
 /// The first points of a VM are waited for: they are written at once.
 const FIRST_POINTS: i32 = 3;
+/// The reason of what waits for its first copy, whose message has its place.
+pub const QUEUED: &str = "Queued";
 
-/// Whether `new` should replace `written`, which was written `age` ago.
-pub fn is_worth_writing(
-    written: &ProtectedVMStatus,
-    new: &ProtectedVMStatus,
-    age: Duration,
-) -> bool {
-    if still(written) != still(new) {
-        return true;
-    }
+/// Whether `new` should replace `written`, which was written `age` ago: as what, if so.
+pub fn worth(written: &ProtectedVMStatus, new: &ProtectedVMStatus, age: Duration) -> Option<Lane> {
     if written == new {
-        return false;
+        return None;
     }
-    age >= SLOWLY || moved_far(written, new) || (age >= EVERY && progress(written) != progress(new))
+    let (before, now) = (still(written), still(new));
+    if without_points(before.clone()) != without_points(now.clone()) {
+        return Some(Lane::News);
+    }
+    let moved = before != now
+        || age >= SLOWLY
+        || moved_far(written, new)
+        || (age >= EVERY && progress(written) != progress(new));
+    moved.then_some(Lane::Numbers)
+}
+
+/// Whether there are points is news; which ones is not.
+fn without_points(mut status: ProtectedVMStatus) -> ProtectedVMStatus {
+    let application = status
+        .recovery_points
+        .as_ref()
+        .is_some_and(|points| points.latest_application_consistent.is_some());
+    status.recovery_points = status.recovery_points.map(|_| RecoveryPointsStatus {
+        count: i32::from(application),
+        ..RecoveryPointsStatus::default()
+    });
+    status
 }
 
 /// The status without what moves.
@@ -60,18 +79,21 @@ fn still(status: &ProtectedVMStatus) -> ProtectedVMStatus {
         *line = health::code(line).to_owned();
     }
     let numbers = [types::RPO_MET, types::CRITICAL, types::RESYNCING];
-    let conditions = still.conditions.iter_mut();
-    for condition in conditions.filter(|condition| numbers.contains(&condition.type_.as_str())) {
+    let moves = |condition: &Condition| {
+        numbers.contains(&condition.type_.as_str()) || condition.reason == QUEUED
+    };
+    for condition in still.conditions.iter_mut().filter(|of| moves(of)) {
         condition.message.clear();
     }
     still
 }
 
-/// How far the copies are.
+/// How far the copies are. A place among those that wait moves with every copy that ends: it is no progress.
 fn progress(status: &ProtectedVMStatus) -> impl PartialEq {
     let disks = status.disks.iter();
     let copies: Vec<_> = disks.map(|disk| disk.copy.clone()).collect();
-    (status.progress.clone(), copies)
+    let waits = status.state == Some(ReplicationState::WaitingForInitialReplication);
+    (status.progress.clone().filter(|_| !waits), copies)
 }
 
 fn moved_far(written: &ProtectedVMStatus, new: &ProtectedVMStatus) -> bool {
@@ -93,7 +115,15 @@ fn moved_far(written: &ProtectedVMStatus, new: &ProtectedVMStatus) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::vm_status::{CopyProgress, DiskStatus, ReplicationState};
+
+    fn is_worth_writing(
+        written: &ProtectedVMStatus,
+        new: &ProtectedVMStatus,
+        age: Duration,
+    ) -> bool {
+        worth(written, new, age).is_some()
+    }
+    use crate::api::vm_status::{CopyProgress, DiskStatus};
 
     fn status(percent: Option<i32>) -> ProtectedVMStatus {
         let copy = percent.map(|percent| CopyProgress {
@@ -233,5 +263,34 @@ mod tests {
     #[test]
     fn the_first_recovery_point_is_written_at_once() {
         assert!(is_worth_writing(&status(None), &with_point(1), SECOND));
+    }
+
+    #[test]
+    fn that_something_has_happened_does_not_wait_behind_what_moves() {
+        let first = worth(&status(None), &with_point(1), SECOND);
+        assert_eq!(first, Some(Lane::News));
+        let second = worth(&with_point(1), &with_point(2), SECOND);
+        assert_eq!(second, Some(Lane::Numbers));
+        let progress = worth(&status(Some(40)), &status(Some(50)), SECOND);
+        assert_eq!(progress, Some(Lane::Numbers));
+    }
+
+    #[test]
+    fn a_place_in_the_queue_is_written_every_five_minutes() {
+        use crate::api::condition::{Said, Status, merge};
+        let at = jiff::Timestamp::from_second(0).unwrap().into();
+        let queued = |position: u32| {
+            let message = format!("number {position} of 9000");
+            let ready = Said::new(types::READY, Status::False, QUEUED, message);
+            ProtectedVMStatus {
+                state: Some(ReplicationState::WaitingForInitialReplication),
+                progress: Some(format!("queued {position}/9000")),
+                conditions: merge(&[], vec![ready], 1, at),
+                ..status(None)
+            }
+        };
+        assert_eq!(worth(&queued(8000), &queued(7999), SLOWLY - SECOND), None);
+        let later = worth(&queued(8000), &queued(7900), SLOWLY);
+        assert_eq!(later, Some(Lane::Numbers));
     }
 }
