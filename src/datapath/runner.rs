@@ -374,12 +374,11 @@ mod tests {
         datapath.retry(&id);
         let _unanswered = silent.accept().await.unwrap();
 
-        datapath.attach(
-            store(Arc::new(SystemClock), Duration::ZERO),
-            Duties::default(),
-        );
+        let other = store(Arc::new(SystemClock), Duration::ZERO);
+        let expected = other.id.clone();
+        datapath.attach(other, Duties::default());
 
-        next_trouble(&datapath, &mut changes).await;
+        assert_eq!(changes.recv().await, Some(expected));
     }
 
     #[tokio::test]

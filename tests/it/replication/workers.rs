@@ -2,7 +2,13 @@
 
 use std::sync::Arc;
 
+use site_recovery::blob::error::Operation;
+use site_recovery::blob::faulty::Faults;
+use site_recovery::blob::faulty::container::FaultyContainer;
+use site_recovery::blob::faulty::rule::{Calls, Effect, Failure};
+use site_recovery::datapath::follower::Follower;
 use site_recovery::datapath::runner::{DataPath, Duties, Observation, Role};
+use site_recovery::datapath::worker::Step;
 use site_recovery::ids::ReplicaId;
 use site_recovery::replica::seal::Kind;
 use site_recovery::report::Code;
@@ -10,6 +16,7 @@ use site_recovery::units::SystemClock;
 use tokio::sync::mpsc;
 
 use super::hand::{Hand, SIZE, applied};
+use super::refused::rule;
 use super::world::{PATIENCE, World};
 
 async fn world() -> World {
@@ -83,6 +90,31 @@ async fn a_follower_sees_what_a_worker_that_hears_of_nothing_does() {
         *follower.until_applied(2).await.manifest.unwrap(),
         world.manifest().await
     );
+}
+
+#[tokio::test]
+async fn a_replica_that_has_not_changed_is_not_read_again() {
+    let world = world().await;
+    let once = rule(
+        Operation::GetBlob,
+        "*/replica.json",
+        Calls::From(2),
+        Effect::Fail(Failure::Unreachable),
+    );
+    let faults = Faults::new(1);
+    faults.add(once);
+    let mut store = world.cloud.clone();
+    store.replica = Arc::new(FaultyContainer::new(store.replica, faults));
+    let mut follower = Follower::new(store);
+    assert_eq!(follower.step().await.unwrap(), Step::Applied);
+    for _ in 0..3 {
+        assert_eq!(follower.step().await.unwrap(), Step::Idle);
+    }
+    // What has is.
+    let mut hand = Hand::new(&world).await;
+    hand.write(Kind::Delta, true, &[(0, vec![1; 4096])]).await;
+    world.apply_all(&mut world.worker()).await;
+    follower.step().await.unwrap_err();
 }
 
 #[tokio::test]
