@@ -16,6 +16,7 @@ use std::collections::BTreeMap;
 
 use crate::datapath::Error;
 use crate::datapath::cycle;
+use crate::datapath::disk;
 use crate::datapath::inbox;
 use crate::datapath::store::{Held, Store};
 use crate::datapath::tables::NewPart;
@@ -47,6 +48,10 @@ pub async fn begin(store: &Store, held: Held) -> Result<Held, Error> {
     if !written.is_empty() {
         let seals = sealed(store, manifest, furthest).await?;
         for id in written.keys() {
+            // Nothing was written to a disk that was not made.
+            if disk::find(store, id).await?.is_none() {
+                continue;
+            }
             let size = manifest.disks[id].size;
             let runs = touched(seals.as_deref(), id, size);
             if let Some(part) = put(store, manifest, id, &runs, end).await? {

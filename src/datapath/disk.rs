@@ -77,7 +77,10 @@ pub async fn prepare(
             let why = format!("it has {} bytes and not {length}", found.length);
             return Err(foreign(store, id, &why));
         }
-        None => create(store, id, length).await?,
+        None if disk.tables.is_empty() => create(store, id, length).await?,
+        // In a blob that is made anew everything is zero, and the next recovery point would say so of all that was not
+        // written since.
+        None => return Err(store.lost(&names::disk(id), "it was written to")),
     }
     take(store, id, fence).await?;
     if disk.tables.is_empty() {

@@ -70,6 +70,12 @@ pub enum Error {
         replica: ReplicaId,
         source: parts::Error,
     },
+    #[error("{blob} of replica {replica} is gone, although {why}")]
+    Lost {
+        replica: ReplicaId,
+        blob: String,
+        why: &'static str,
+    },
     #[error("another writer has taken over replica {replica}")]
     Fenced { replica: ReplicaId },
     #[error("{blob} of replica {replica} is not ours: {why}")]
@@ -79,7 +85,7 @@ pub enum Error {
         why: String,
     },
     #[error(
-        "sequence {sequence} of replica {replica} says that disk {disk} shrank from {from} to {to} bytes, which a replica does not follow: make it as large as before, or exclude it"
+        "sequence {sequence} of replica {replica} says that disk {disk} shrank from {from} to {to} bytes, which a replica does not follow: make it as large as before, or exclude it, and ask for a resynchronization"
     )]
     Shrunk {
         replica: ReplicaId,
@@ -117,6 +123,7 @@ impl Error {
             Error::Storage { .. }
             | Error::Document { .. }
             | Error::Table { .. }
+            | Error::Lost { .. }
             | Error::Fenced { .. }
             | Error::Foreign { .. }
             | Error::Aborted { .. } => None,
@@ -137,7 +144,7 @@ impl Error {
             | Error::LogFormat { .. }
             | Error::LogHash { .. } => Code::SealInvalid,
             Error::Gap { .. } => Code::SequenceGap,
-            Error::Table { .. } => Code::ReplicaDamaged,
+            Error::Table { .. } | Error::Lost { .. } => Code::ReplicaDamaged,
             Error::Fenced { .. } => Code::Fenced,
             Error::Foreign { .. } => Code::ForeignBlob,
             Error::Shrunk { .. } => Code::Unsupported,

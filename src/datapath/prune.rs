@@ -34,7 +34,9 @@ const DELETES: usize = 8;
 /// How many points may go, as far as can be said without asking storage for pins and its time: `now` is by our clock.
 pub fn due(manifest: &Manifest, retention: &Retention, now: Timestamp) -> usize {
     let resyncing = manifest.is_resyncing();
-    retention::expired(&manifest.points, retention, &[], resyncing, now).len()
+    // Where our clock is behind, storage's is known to be as late as this at least.
+    let newest = manifest.points.last().map_or(now, |point| point.published);
+    retention::expired(&manifest.points, retention, &[], resyncing, now.max(newest)).len()
 }
 
 /// Lets the oldest points go that `retention` does not keep, a batch at most: the manifest without them, if there were

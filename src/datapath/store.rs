@@ -7,7 +7,8 @@ use jiff::Timestamp;
 
 use crate::blob::names::{BlobRef, ETag};
 use crate::blob::once::{self, Creation};
-use crate::blob::parameters::PutOptions;
+use crate::blob::parameters::{Include, PutOptions};
+use crate::blob::walk::Pages;
 use crate::blob::{self, Container};
 use crate::datapath::Error;
 use crate::ids::{ChainId, ReplicaId};
@@ -100,10 +101,14 @@ impl Store {
     /// Makes the manifest of a replica that has none; what is there stays.
     ///
     /// # Errors
-    /// If it cannot be written, or what is there is not ours.
+    /// If it cannot be written, what is there is not ours, or [`Error::Lost`] if it has gone from among its disks: a
+    /// new one would take what they hold for zeroes.
     pub async fn create(&self, chain: ChainId) -> Result<Held, Error> {
         if let Some(held) = self.load().await? {
             return Ok(held);
+        }
+        if self.has_disks().await? {
+            return Err(self.lost(names::MANIFEST, "disks of the replica are there"));
         }
         let manifest = Manifest::new(self.id.clone(), chain);
         let body =
@@ -118,6 +123,16 @@ impl Store {
             // Somebody else created it in between.
             Creation::Different => self.load().await?.ok_or_else(|| self.fenced()),
         }
+    }
+
+    async fn has_disks(&self) -> Result<bool, Error> {
+        let mut pages = Pages::new(self.replica.as_ref(), names::DISKS, Include::default());
+        while let Some(page) = pages.next().await.map_err(self.storage("list the disks"))? {
+            if !page.is_empty() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Replaces the manifest that `held` is of.
@@ -159,6 +174,14 @@ impl Store {
     pub fn fenced(&self) -> Error {
         Error::Fenced {
             replica: self.id.clone(),
+        }
+    }
+
+    pub fn lost(&self, blob: &str, why: &'static str) -> Error {
+        Error::Lost {
+            replica: self.id.clone(),
+            blob: blob.to_owned(),
+            why,
         }
     }
 

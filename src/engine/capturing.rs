@@ -52,6 +52,9 @@ impl Engine {
             return Ok(Event::PointLost);
         };
         let ledger = self.ledger().await?;
+        if !is_counted_from(&ledger, since) {
+            return Err(ledger.superseded());
+        }
         let (vm, disks, since) = (
             self.options.vm.clone(),
             self.options.disks.clone(),
@@ -212,6 +215,18 @@ impl Engine {
             Err(error) => Err(error.into()),
         }
     }
+}
+
+/// Whether all that was sealed ends where changes are counted from. Else another has sealed since, or began a new chain.
+fn is_counted_from(ledger: &Ledger, since: &Cursors) -> bool {
+    since
+        .iter()
+        .all(|(disk, counted)| match ledger.cursors().get(disk) {
+            Some(DiskCursor::Tracking { cursor }) => cursor == counted,
+            // The point was released since.
+            Some(DiskCursor::Copied { .. }) => true,
+            Some(DiskCursor::Copying { .. }) | None => false,
+        })
 }
 
 fn consistency(of: Consistency) -> seal::Consistency {

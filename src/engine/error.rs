@@ -78,6 +78,10 @@ pub enum Error {
     },
     #[error("cannot keep what was captured in mind")]
     State(#[from] durable::Error),
+    #[error(
+        "what was frozen or captured was lost twice before it was sealed; the agent's log says what became of it"
+    )]
+    LostAgain,
     #[error("the engine is at fault")]
     Phase(#[from] phase::Rejected),
     #[error(
@@ -110,7 +114,7 @@ impl Error {
                 Code::HostDiskFull => Code::HostDiskFull,
                 _ => Code::HostIo,
             },
-            Error::Capture { .. } => Code::HostIo,
+            Error::Capture { .. } | Error::LostAgain => Code::HostIo,
             Error::LowSpace { .. } => Code::HostDiskFull,
             Error::Overgrown { .. } => Code::TooManyChanges,
             Error::State(_) => Code::HostIo,

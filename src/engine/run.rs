@@ -74,6 +74,8 @@ pub(super) struct Course {
     /// The barrier that was taken last, and the one whose changes were sealed last.
     pub(super) frozen: Instant,
     sealed: Option<Instant>,
+    /// Whether the last point or capture was lost before it had come to anything.
+    lost: bool,
     /// Whether somebody asked for the barrier: it becomes a point even if nothing has changed.
     pub(super) asked: bool,
     /// When an application-consistent point was had last, and when it was tried.
@@ -178,7 +180,24 @@ impl Engine {
             Phase::Shipping { .. } => self.ship(course).await?,
             Phase::Replicating { .. } => self.wait_until_due(course).await?,
         };
+        self.bear(&event, course).await?;
         Ok(phase.on(event)?)
+    }
+
+    /// What is lost once is taken again at once. Lost again it has a cause, which a machine must not be frozen for over
+    /// and over.
+    async fn bear(&self, event: &Event, course: &mut Course) -> Result<(), Error> {
+        match event {
+            Event::PointLost | Event::CaptureLost if std::mem::replace(&mut course.lost, true) => {
+                self.sweep(None).await?;
+                return Err(Error::LostAgain);
+            }
+            Event::Copied | Event::Released(_) | Event::Unchanged | Event::Shipped(_) => {
+                course.lost = false;
+            }
+            _ => {}
+        }
+        Ok(())
     }
 
     /// A course that begins now. Its barriers are due at times that are the VM's own.
@@ -190,6 +209,7 @@ impl Engine {
             grid: Grid::new(now, self.options.interval, offset / f64::from(u16::MAX)),
             frozen: now,
             sealed: None,
+            lost: false,
             asked: false,
             application: None,
             tried: None,
@@ -321,10 +341,11 @@ impl Engine {
         });
     }
 
-    /// The comparison that is demanded.
+    /// The comparison that is demanded, of any disk that is still replicated.
     pub(super) fn demand(&self) -> Result<Option<Demand>, Error> {
         let all = self.options.disks.keys().cloned().collect();
-        Ok(demand::read(&self.options.folder, &all)?)
+        let demand = demand::read(&self.options.folder, &all)?;
+        Ok(demand.filter(|demand| !demand.disks.is_disjoint(&all)))
     }
 
     /// What a failure means for tracking: if changes may have been missed, a comparison is demanded, of the disk that

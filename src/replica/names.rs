@@ -115,6 +115,9 @@ pub fn record(object: &ObjectName) -> String {
     format!("vms/{}/{}.json", object.namespace(), object.name())
 }
 
+/// In a replica container: where all disks are.
+pub const DISKS: &str = "disks/";
+
 /// In a replica container: the page blob of a disk.
 pub fn disk(disk: &DiskId) -> String {
     format!("disks/{disk}.vhd")

@@ -5,6 +5,7 @@ mod broken;
 mod chain;
 mod copy;
 mod delta;
+mod gone;
 mod grow;
 mod hand;
 mod inbox;

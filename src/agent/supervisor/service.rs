@@ -1,5 +1,7 @@
 //! What the controller commands, in force: each command is admitted, written down, and then done.
 
+use std::collections::BTreeMap;
+
 use async_trait::async_trait;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -7,12 +9,13 @@ use uuid::Uuid;
 use crate::agent::routes::Service;
 use crate::agent::state::Replication;
 use crate::agent::supervisor::{Supervised, Supervisor};
-use crate::engine::{self, demand};
-use crate::ids::{ReplicaId, VmId};
+use crate::engine::{self, capture, demand};
+use crate::host;
+use crate::ids::{DiskId, DiskSlot, ReplicaId, VmId};
 use crate::report::{Code, Fault};
 use crate::wire::{
-    Answer, Command, Hello, HelloReply, HostCommand, Observations, Relationship, Remove,
-    Resynchronize, Settings, Start, Synchronize,
+    Answer, Command, Hello, HelloReply, HostCommand, Observations, RelatedDisk, Relationship,
+    Remove, Resynchronize, Settings, Start, Synchronize,
 };
 
 #[async_trait]
@@ -72,7 +75,10 @@ impl Service for Supervisor {
         next.generation = command.generation;
         next.done(command.operation);
         self.keep(&next)?;
-        let old = replications.remove(&replica).and_then(|old| old.running);
+        let old = replications.remove(&replica);
+        let before = old.as_ref().map(|old| old.replication.relationship.clone());
+        let old = old.and_then(|old| old.running);
+        let mut tidied = Ok(());
         let running = match old {
             Some(running) if same_work => {
                 running
@@ -93,9 +99,7 @@ impl Service for Supervisor {
                 if let Some(old) = old {
                     old.end().await;
                 }
-                if next.relationship.suspended {
-                    self.release_points(&next.relationship.vm).await?;
-                }
+                tidied = self.tidy(before.as_ref(), &next.relationship).await;
                 self.run_if_started(&next)
             }
         };
@@ -107,7 +111,8 @@ impl Service for Supervisor {
                 running,
             },
         );
-        Ok(answer)
+        // What is commanded holds all the same, and whoever commands it again has it tried again.
+        tidied.map(|()| answer)
     }
 
     async fn start(&self, replica: ReplicaId, command: Command<Start>) -> Result<Answer, Fault> {
@@ -170,14 +175,18 @@ impl Service for Supervisor {
             }
             let disks = supervised.replication.relationship.disks.iter();
             let reason = Fault::new(Code::ResyncRequested, "a resynchronization was asked for");
-            demand::add(
+            let demanded = demand::add(
                 &self.state.of(&replica),
                 disks.map(|disk| disk.id.clone()),
                 reason,
-            )
-            .map_err(|error| Fault::of(Code::HostIo, &error))?;
-            self.remember(supervised, &command.operation)?;
+            );
+            let demanded = match demanded {
+                Ok(_) => self.remember(supervised, &command.operation),
+                Err(error) => Err(Fault::of(Code::HostIo, &error)),
+            };
+            // Whatever could not be written down: what was replicated is.
             supervised.running = self.run_if_started(&supervised.replication);
+            demanded?;
         }
         Ok(Answer {
             operation: command.operation,
@@ -198,15 +207,15 @@ impl Service for Supervisor {
         if let Some(running) = supervised.running.take() {
             running.end().await;
         }
-        let vm = supervised.replication.relationship.vm.clone();
-        let stopped = engine::source::ask(&self.edges.hypervisor, move |hypervisor| {
-            match hypervisor.stop_tracking(&vm) {
-                // Nothing of ours can be left at a machine that is not there.
-                Err(error) if error.kind == crate::host::Kind::VmNotFound => Ok(()),
-                result => result,
-            }
-        });
-        stopped.await.map_err(|error| error.fault())?;
+        let ended = supervised.replication.relationship.clone();
+        self.sweep_logs(&ended, &[]).await?;
+        // Another object may have the machine by now, and counts on what is tracked.
+        let is_other = |(id, other): (&ReplicaId, &Supervised)| {
+            *id != replica && other.replication.relationship.vm == ended.vm
+        };
+        if !replications.iter().any(is_other) {
+            self.stop_tracking(&ended.vm).await?;
+        }
         self.state.forget(&replica).map_err(|error| error.fault())?;
         replications.remove(&replica);
         self.board.hide(&replica);
@@ -218,6 +227,57 @@ impl Service for Supervisor {
 }
 
 impl Supervisor {
+    /// Removes what `now` does not need of what was begun by `before`.
+    async fn tidy(&self, before: Option<&Relationship>, now: &Relationship) -> Result<(), Fault> {
+        if now.suspended {
+            self.release_points(&now.vm).await?;
+        }
+        match before {
+            Some(before) => self.sweep_logs(before, &now.disks).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Removes the captured logs of disks that are not among those `still` replicated: they lie beside the disks, and
+    /// may be half as long.
+    async fn sweep_logs(
+        &self,
+        relationship: &Relationship,
+        still: &[RelatedDisk],
+    ) -> Result<(), Fault> {
+        let disks = relationship.disks.iter();
+        let gone = disks.filter(|disk| still.iter().all(|still| still.id != disk.id));
+        let gone: BTreeMap<DiskId, DiskSlot> = gone
+            .map(|disk| (disk.id.clone(), disk.slot.clone()))
+            .collect();
+        if gone.is_empty() {
+            return Ok(());
+        }
+        let (vm, hypervisor) = (relationship.vm.clone(), self.edges.hypervisor.clone());
+        let sweeping = tokio::task::spawn_blocking(move || match hypervisor.machine(&vm) {
+            // Nothing of ours can be left at a machine that is not there.
+            Err(error) if error.kind == host::Kind::VmNotFound => Ok(()),
+            Err(error) => Err(engine::Error::from(error)),
+            Ok(machine) => capture::sweep(&machine, &gone, &[]),
+        });
+        let swept = sweeping.await.map_err(|_| engine::Error::Broken {
+            doing: "swept old logs",
+        });
+        swept.and_then(|swept| swept).map_err(|error| error.fault())
+    }
+
+    async fn stop_tracking(&self, vm: &VmId) -> Result<(), Fault> {
+        let vm = vm.clone();
+        let stopped = engine::source::ask(&self.edges.hypervisor, move |hypervisor| {
+            match hypervisor.stop_tracking(&vm) {
+                // Nothing of ours can be left at a machine that is not there.
+                Err(error) if error.kind == host::Kind::VmNotFound => Ok(()),
+                result => result,
+            }
+        });
+        stopped.await.map_err(|error| error.fault())
+    }
+
     /// Frozen points are not held over a pause: their differencing disks would grow as long as it lasts.
     async fn release_points(&self, vm: &VmId) -> Result<(), Fault> {
         let vm = vm.clone();

@@ -8,7 +8,7 @@ use crate::host::lab::LabHypervisor;
 use crate::ids::{ObjectName, OperationId};
 use crate::secret::SasToken;
 use crate::units::SystemClock;
-use crate::wire::{ContainerAccess, Start};
+use crate::wire::{ContainerAccess, Remove, Start};
 
 fn relationship() -> Relationship {
     let access = |container: &str| ContainerAccess {
@@ -95,4 +95,43 @@ async fn an_operation_that_was_done_before_a_restart_gets_its_answer_again() {
         .create_relationship(command(5, 7, relationship()))
         .await;
     assert!(again.unwrap().repeated);
+}
+
+#[tokio::test]
+async fn a_pause_that_cannot_be_tidied_up_after_is_a_pause_all_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    leave(folder.path());
+    let agent = supervisor(folder.path());
+    // Given a pause, and a hypervisor that does not let points go
+    let suspended = Relationship {
+        suspended: true,
+        ..relationship()
+    };
+    let paused = agent.create_relationship(command(5, 8, suspended)).await;
+    paused.unwrap_err();
+    // Then the relationship is known, and obeys nobody of before.
+    let replica = relationship().replica;
+    let stale = Service::start(agent.as_ref(), replica, command(4, 9, Start {})).await;
+    assert_eq!(stale.unwrap_err().code, Code::GenerationStale);
+}
+
+#[tokio::test]
+async fn the_end_of_one_replication_leaves_what_another_of_the_machine_counts_on() {
+    let folder = tempfile::tempdir().unwrap();
+    leave(folder.path());
+    // Given another object that has the machine
+    let other = Relationship {
+        replica: ReplicaId::from_random(2),
+        ..relationship()
+    };
+    let state = StateFolder::open(folder.path()).unwrap();
+    let other = Replication::new(other, Generation::new(1));
+    state.keep(&other).unwrap();
+    let agent = supervisor(folder.path());
+    // When the first ends, then the hypervisor, which does not answer, is not asked to track no longer.
+    let removed = agent.remove(relationship().replica, command(5, 9, Remove {}));
+    assert!(!removed.await.unwrap().repeated);
+    // The last one asks it.
+    let last = agent.remove(other.relationship.replica, command(5, 10, Remove {}));
+    last.await.unwrap_err();
 }

@@ -76,7 +76,12 @@ async fn list_account(opened: &Opened, json: bool) -> anyhow::Result<()> {
         let name = site.site.as_deref().unwrap_or("(nobody has claimed it)");
         output::line(&format!("site       {name}, container {}", site.container))?;
         for record in &site.objects {
-            let kept = if record.retained { "  retained" } else { "" };
+            let kept = match &record.condemned {
+                Some(condemned) if condemned.erased => "  removed",
+                Some(_) => "  being removed",
+                None if record.retained => "  retained",
+                None => "",
+            };
             let object = record.object.to_string();
             let name = &record.vm_name;
             output::line(&format!("  {object:<32} {}  {name}{kept}", record.replica))?;

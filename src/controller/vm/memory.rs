@@ -41,6 +41,8 @@ pub struct VmMemory {
     pub monitor: Monitor,
     /// The chain that the data path was told to retire, until the agent was told of it.
     pub retired: Option<ChainId>,
+    /// Since when the agent has had the failure that a chain was retired for: it tells of it until it tries again.
+    pub retired_for: Option<Timestamp>,
     /// Whether the host has said that it has ended replication, so that the replica may go.
     pub ended: bool,
     /// When the status may be written, if it waits for that; and the status as it was last computed meanwhile, which has

@@ -106,10 +106,17 @@ impl Basis<'_> {
     /// Why the present chain of seals cannot be gone on with, as the agent or the data path says.
     fn broken(&self) -> Option<&Fault> {
         let agents = self.replication.and_then(|seen| seen.trouble.as_ref());
+        // What a chain was retired for already is said until the agent tries again: it is not of the new one.
+        let retired_for = self.memory.retired_for;
+        let agents = agents.filter(|trouble| retired_for != Some(trouble.since));
         let datapaths = self.datapath.and_then(|seen| seen.trouble.as_ref());
-        let all = [datapaths, agents].into_iter().flatten();
-        all.map(|trouble| &trouble.fault)
-            .find(|fault| breaks_chain(fault))
+        // What a replica does not follow stands in the chain for good: it is given up by whoever asks for a comparison,
+        // who has mended the machine.
+        let asked = self.tokens.asked.resynchronize.is_some();
+        let refused = datapaths.filter(|seen| asked && seen.fault.code == Code::Unsupported);
+        let broken = [datapaths, agents].into_iter().flatten();
+        let broken = broken.filter(|trouble| breaks_chain(&trouble.fault));
+        broken.chain(refused).map(|trouble| &trouble.fault).next()
     }
 
     /// Whether the data path has begun a new chain as it was told, and the agent does not know.
@@ -174,4 +181,91 @@ pub fn is_condemned(record: &Record) -> bool {
 /// Whether what is desired of a step is over for good, so that the object may go.
 pub const fn is_last(step: step::Step) -> bool {
     matches!(step, step::Step::Retain | step::Step::Erase)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::retry::Trouble;
+
+    const SINCE: &str = "2026-11-23T12:00:00Z";
+
+    fn trouble(fault: Fault, since: &str) -> Trouble {
+        Trouble {
+            fault,
+            attempts: 1,
+            since: since.parse().unwrap(),
+            next_attempt: None,
+        }
+    }
+
+    /// An agent that found a seal missing at `since`.
+    fn agent(since: &str) -> ReplicationObservation {
+        let trouble = trouble(Fault::new(Code::SequenceGap, "5 is missing"), since);
+        serde_json::from_value(serde_json::json!({
+            "replica": crate::ids::ReplicaId::from_random(1), "vm": "0f8fad5b-d9cb-469f-a165-70867728950e",
+            "generation": 1, "phase": "Resuming", "disks": [], "sealed": crate::units::Sequence::ZERO,
+            "credentialsExpire": SINCE, "trouble": trouble
+        }))
+        .unwrap()
+    }
+
+    /// What is believed broken by somebody who asks for a comparison, or does not.
+    fn broken(
+        memory: &VmMemory,
+        (agent, datapath): (
+            Option<&ReplicationObservation>,
+            Option<&runner::Observation>,
+        ),
+        asked: Option<&str>,
+    ) -> Option<Code> {
+        let spec = serde_json::json!({ "siteRef": { "name": "site" }, "vm": { "name": "web" } });
+        let vm = ProtectedVM::new("web", serde_json::from_value(spec).unwrap());
+        let mut tokens = Tokens::default();
+        tokens.asked.resynchronize = asked.map(str::to_owned);
+        let basis = Basis {
+            vm: &vm,
+            site: None,
+            handle: None,
+            record: None,
+            fence: None,
+            replication: agent,
+            datapath,
+            memory,
+            last: &ProtectedVMStatus::default(),
+            tokens: &tokens,
+            now: SINCE.parse().unwrap(),
+        };
+        basis.broken().map(|fault| fault.code)
+    }
+
+    #[test]
+    fn what_a_chain_was_retired_for_does_not_break_the_next() {
+        let is_broken = |memory: &VmMemory, since| {
+            let agent = agent(since);
+            broken(memory, (Some(&agent), None), None).is_some()
+        };
+        // Given an agent that cannot go on, and says so until it tries again
+        let mut memory = VmMemory::default();
+        assert!(is_broken(&memory, SINCE));
+        // When its chain is retired
+        memory.retired_for = Some(SINCE.parse().unwrap());
+        // Then it is not retired again for that, and is for what comes later.
+        assert!(!is_broken(&memory, SINCE));
+        assert!(is_broken(&memory, "2026-11-23T12:31:00Z"));
+    }
+
+    #[test]
+    fn what_a_replica_does_not_follow_is_given_up_by_a_word() {
+        let shrunk = Fault::new(Code::Unsupported, "the disk shrank");
+        let datapath = runner::Observation {
+            looked: true,
+            manifest: None,
+            trouble: Some(trouble(shrunk, SINCE)),
+        };
+        let memory = VmMemory::default();
+        let said = |asked| broken(&memory, (None, Some(&datapath)), asked);
+        assert_eq!(said(None), None);
+        assert_eq!(said(Some("a")), Some(Code::Unsupported));
+    }
 }

@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use site_recovery::blob::error::Operation;
 use site_recovery::blob::faulty::gate::Gate;
 use site_recovery::blob::faulty::rule::{Calls, Effect, Failure};
 use site_recovery::blob::names::BlobRef;
 use site_recovery::blob::parameters::{Include, PutOptions};
 use site_recovery::blob::walk;
+use site_recovery::datapath::prune;
 use site_recovery::datapath::worker::{Step, Worker};
 use site_recovery::ids::RecoveryPointId;
 use site_recovery::replica::document;
@@ -94,6 +96,14 @@ async fn pin(world: &World, pinned: Vec<RecoveryPointId>) {
 fn keeping(mut worker: Worker) -> Worker {
     worker.keep(few());
     worker
+}
+
+#[tokio::test]
+async fn a_clock_that_is_behind_keeps_no_point_for_ever() {
+    let world = with_points(3).await;
+    let manifest = world.manifest().await;
+    let behind = Timestamp::UNIX_EPOCH;
+    assert_eq!(prune::due(&manifest, &few(), behind), 1);
 }
 
 #[tokio::test]

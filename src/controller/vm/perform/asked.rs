@@ -6,6 +6,7 @@ use crate::controller::vm::gather::Gathered;
 use crate::controller::vm::memory::VmMemory;
 use crate::controller::vm::perform::{replica_of, unreachable};
 use crate::controller::vm::tokens::Ask;
+use crate::controller::vm::wishes::breaks_chain;
 use crate::ids::{OperationId, random};
 use crate::report::{Code, Fault};
 use crate::wire::{Command, Resynchronize, Synchronize};
@@ -38,6 +39,10 @@ pub(super) fn start_chain(
     tracing::info!(%replica, %chain, "has a new chain begun");
     context.datapath.start_chain(replica, &chain);
     memory.retired = Some(chain);
+    let agents = gathered.replication.as_ref();
+    let agents = agents.and_then(|seen| seen.trouble.as_ref());
+    let breaks = agents.filter(|trouble| breaks_chain(&trouble.fault));
+    memory.retired_for = breaks.map(|trouble| trouble.since);
     Ok(())
 }
 
