@@ -53,6 +53,8 @@ use crate::controller::vm::report::{Facts, SILENCE};
 use crate::controller::vm::step::{Step, Why};
 use crate::controller::vm::tokens::Tokens;
 use crate::ids::ObjectName;
+use crate::report::Code;
+use crate::retry::Trouble;
 
 /// How soon a VM is looked at again of which something is not known yet.
 const SOON: Duration = Duration::from_secs(1);
@@ -262,8 +264,13 @@ async fn act(
     memory: &mut VmMemory,
     started: jiff::Timestamp,
 ) -> Acted {
-    if matches!(step, Step::Nothing(_)) {
-        memory.failing.reset();
+    if let Step::Nothing(why) = step {
+        // After a restart, say, its agent is not connected yet: what failed before is neither over nor forgotten. That an
+        // agent cannot be reached is said by itself then.
+        let of_agent = |trouble: &Trouble| trouble.fault.code == Code::AgentUnreachable;
+        if !why.is_blind() || memory.failing.trouble().is_some_and(of_agent) {
+            memory.failing.reset();
+        }
         return Acted::Nothing;
     }
     if memory.failing.wait().is_some() {

@@ -55,11 +55,7 @@ impl Engine {
         if !is_counted_from(&ledger, since) {
             return Err(ledger.superseded());
         }
-        let (vm, disks, since) = (
-            self.options.vm.clone(),
-            self.options.disks.clone(),
-            since.clone(),
-        );
+        let (vm, disks) = (self.options.vm.clone(), self.options.disks.clone());
         let (progress, hypervisor, now) = (
             self.progress.clone(),
             self.hypervisor.clone(),
@@ -98,7 +94,7 @@ impl Engine {
         let record = Record {
             after: ledger.last_seal(),
             point: point.clone(),
-            since,
+            since: since.clone(),
             barrier,
             disks,
             part: None,

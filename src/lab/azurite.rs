@@ -60,6 +60,8 @@ pub struct Account {
     pub name: String,
     /// 64 bytes, in base64.
     pub key: Secret,
+    /// As good as the other, so that each can be replaced while the other is used.
+    pub second_key: Secret,
 }
 
 /// What to start.
@@ -97,6 +99,7 @@ impl Account {
         Account {
             name: WELL_KNOWN_NAME.to_owned(),
             key: Secret::new(WELL_KNOWN_KEY),
+            second_key: random_key(),
         }
     }
 
@@ -105,9 +108,14 @@ impl Account {
         let suffix = BASE32_NOPAD.encode(&rand::random::<[u8; 10]>());
         Account {
             name: format!("lab{}", suffix.to_ascii_lowercase()),
-            key: Secret::new(STANDARD.encode(rand::random::<[u8; 64]>())),
+            key: random_key(),
+            second_key: random_key(),
         }
     }
+}
+
+fn random_key() -> Secret {
+    Secret::new(STANDARD.encode(rand::random::<[u8; 64]>()))
 }
 
 impl Default for Options {
@@ -202,10 +210,15 @@ impl Azurite {
     }
 
     fn node(&self) -> Command {
-        let Account { name, key } = &self.options.account;
+        let Account {
+            name,
+            key,
+            second_key,
+        } = &self.options.account;
+        let keys = format!("{}:{}", key.expose(), second_key.expose());
         let mut command = Command::new(&self.command.node);
         command
-            .env("AZURITE_ACCOUNTS", format!("{name}:{}", key.expose()))
+            .env("AZURITE_ACCOUNTS", format!("{name}:{keys}"))
             .env_remove("AZURITE_DB")
             .env_remove("NODE_OPTIONS")
             .arg("--require")

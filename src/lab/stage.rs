@@ -213,6 +213,17 @@ impl Stage {
         Ok(Replica { process, probes })
     }
 
+    /// Lets agents come to a gateway that runs elsewhere, on `port` of this machine, with the certificates of this folder,
+    /// as they come to those of the controllers.
+    pub fn admit(&self, port: u16) -> PathBuf {
+        self.gateway.add(port);
+        self.gateway_certificates()
+    }
+
+    fn gateway_certificates(&self) -> PathBuf {
+        self.folder.join("gateway")
+    }
+
     /// Starts a host of the site: its hypervisor; its agent is started by [`Host::start_agent`].
     ///
     /// # Errors
@@ -308,7 +319,7 @@ impl Stage {
         let issued = self
             .authority
             .gateway(&["127.0.0.1", "localhost"], validity)?;
-        let folder = self.folder.join("gateway");
+        let folder = self.gateway_certificates();
         issued.write(&folder)?;
         let mut data = std::collections::BTreeMap::new();
         for file in ["tls.crt", "tls.key", "ca.crt"] {

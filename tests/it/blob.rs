@@ -9,4 +9,4 @@ mod hostile;
 mod identity;
 mod network;
 mod page_blobs;
-mod server;
+pub(crate) mod server;

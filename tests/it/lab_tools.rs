@@ -162,7 +162,7 @@ async fn azurite(version: AzuriteVersion, folder: &Path, options: Options) -> (A
 
 /// The judge of what `azurite` holds; it wants one more argument, `read` or `write`.
 fn judge(python: &Path, azurite: &Azurite) -> Command {
-    let Account { name, key } = azurite.account();
+    let Account { name, key, .. } = azurite.account();
     let mut command = Command::new(python);
     command.args(["-c", JUDGE, name, key.expose(), &azurite.endpoint()]);
     command

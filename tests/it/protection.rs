@@ -2,11 +2,18 @@
 //! hypervisor; every part a process of its own.
 
 mod adoption;
+mod classes;
+mod deletions;
 mod enable;
+mod generations;
+mod hours;
 mod interruptions;
+mod look;
 mod refusals;
 mod removal;
 mod requests;
+mod retries;
+mod triggers;
 mod watched;
 mod workers;
 mod world;

@@ -5,6 +5,9 @@
 //!    └─ needs a human ──every 30 minutes, or when the machine changed──► its cause is looked at again
 //! begins anew: the spec changed · the credentials changed · another token of siterecovery.dev/retry
 //! ```
+//! What failed is not over because nobody can see for a while what the next step would be: its agent is not connected
+//! yet, say, when a restarted controller looks for the first time.
+//!
 //! To begin anew is to forget the controller's own attempts, to wake the data path, and to tell the agent again what it
 //! should do: an engine that waits tries at once then.
 

@@ -178,6 +178,32 @@ pub enum Why {
     Protected,
 }
 
+impl Why {
+    /// Whether it is not known what the next step would be.
+    pub const fn is_blind(self) -> bool {
+        match self {
+            Why::SiteNotReady
+            | Why::MachineUnknown
+            | Why::ReplicaUnknown
+            | Why::AgentUnreachable => true,
+            Why::SiteMissing
+            | Why::NotOurs
+            | Why::MachineNotFound
+            | Why::MachineAmbiguous
+            | Why::Taken
+            | Why::Replaced
+            | Why::Superseded
+            | Why::Invalid
+            | Why::Suspended
+            | Why::Kept
+            | Why::Queued
+            | Why::Window
+            | Why::Copying
+            | Why::Protected => false,
+        }
+    }
+}
+
 /// The next step.
 pub fn next(seen: &Observed) -> Step {
     if let Some(removal) = &seen.removal {

@@ -15,7 +15,6 @@ use crate::controller::vm::resync::{self, Resync};
 use crate::controller::vm::step::{self, Observed};
 use crate::controller::vm::tokens::Tokens;
 use crate::datapath::runner;
-use crate::ids::DiskId;
 use crate::replica::fence::Fence;
 use crate::replica::record::Record;
 use crate::report::{Code, Fault};
@@ -92,15 +91,14 @@ impl Basis<'_> {
         }
     }
 
-    /// The places of the disks that the agent has to compare.
+    /// The places of the disks that the agent has to compare, in the order of the machine.
     fn slots(&self) -> Vec<String> {
         let resync = self.replication.and_then(|seen| seen.resync.as_ref());
-        let disks = resync.map(|resync| resync.disks.as_slice());
-        let place = |id: &DiskId| {
-            let mut disks = self.fence?.machine.disks.iter();
-            Some(disks.find(|disk| disk.id == *id)?.slot.to_string())
-        };
-        disks.unwrap_or_default().iter().filter_map(place).collect()
+        let named = resync.map(|resync| resync.disks.as_slice());
+        let named = named.unwrap_or_default();
+        let disks = self.fence.iter().flat_map(|fence| &fence.machine.disks);
+        let disks = disks.filter(|disk| named.contains(&disk.id));
+        disks.map(|disk| disk.slot.to_string()).collect()
     }
 
     /// Why the present chain of seals cannot be gone on with, as the agent or the data path says.

@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use rustix::process::Signal;
+
 use crate::host::lab::LabHypervisor;
 use crate::host::lab::console::Console;
 use crate::ids::HostName;
@@ -123,6 +125,18 @@ impl Host {
             })
             .await?;
         self.hypervisor = Some(process);
+        Ok(())
+    }
+
+    /// Ends the hypervisor as a reboot of its host does: guests are cut off, and all that they wrote is on disk.
+    ///
+    /// # Errors
+    /// If it does not end.
+    pub async fn stop_hypervisor(&mut self) -> Result<(), Error> {
+        if let Some(mut process) = self.hypervisor.take() {
+            process.signal(Signal::TERM)?;
+            process.wait_ended(PATIENCE).await?;
+        }
         Ok(())
     }
 

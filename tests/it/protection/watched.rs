@@ -1,61 +1,12 @@
 //! How well it goes is told: in conditions, in metrics, and by one event per thing that happened.
 
-use k8s_openapi::api::events::v1::Event;
-use kube::Api;
-use kube::api::ListParams;
 use site_recovery::api::vm_status::{Health, ProtectedVMStatus};
 use site_recovery::host::Kind;
 use site_recovery::host::lab::fault::{Effect, Fault, Place};
-use site_recovery::lab::stage::Replica;
 use site_recovery::units::MIB;
 
-use super::world::{NAMESPACE, World, blocking, machine, protected_vm, until};
-
-/// A condition of a VM: its status and its reason.
-fn condition(status: &ProtectedVMStatus, type_: &str) -> Option<(String, String)> {
-    let mut all = status.conditions.iter();
-    let found = all.find(|condition| condition.type_ == type_)?;
-    Some((found.status.clone(), found.reason.clone()))
-}
-
-fn is(status: &ProtectedVMStatus, type_: &str, wanted: (&str, &str)) -> bool {
-    condition(status, type_)
-        .is_some_and(|(status, reason)| (status.as_str(), reason.as_str()) == wanted)
-}
-
-/// Warnings of the namespace: the kind that each regards, and its reason.
-async fn warnings(world: &World) -> Vec<(String, String)> {
-    let api: Api<Event> = Api::namespaced(world.stage.client(), NAMESPACE);
-    let events = api.list(&ListParams::default()).await.unwrap();
-    let warnings = events
-        .into_iter()
-        .filter(|event| event.type_.as_deref() == Some("Warning"));
-    let said = warnings.map(|event| {
-        let kind = event.regarding.and_then(|regarding| regarding.kind);
-        (kind.unwrap_or_default(), event.reason.unwrap_or_default())
-    });
-    said.collect()
-}
-
-/// Waits until the metrics have a line that begins so.
-async fn until_metric(controller: &Replica, wanted: &str) -> String {
-    until(wanted, async || {
-        let text = controller.metrics().await?;
-        let line = text.lines().find(|line| line.starts_with(wanted))?;
-        Some(line.to_owned())
-    })
-    .await
-}
-
-/// How often VMs were looked at.
-async fn looks(controller: &Replica) -> u64 {
-    let line = until_metric(
-        controller,
-        r#"site_recovery_reconciliations_total{kind="ProtectedVM"}"#,
-    );
-    let line = line.await;
-    line.rsplit_once(' ').unwrap().1.parse().unwrap()
-}
+use super::look::{condition, is, looks, until_metric};
+use super::world::{World, blocking, machine, protected_vm, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_vm_that_keeps_up_meets_its_objective_and_is_in_the_metrics_as_long_as_it_exists() {
@@ -118,12 +69,14 @@ async fn a_lost_host_is_one_event_of_its_site_and_none_of_its_vms() {
     world.apply(&vms.map(protected_vm)).await;
     let mut before = Vec::new();
     for vm in vms {
-        let follows =
-            |status: &ProtectedVMStatus| is(status, "Replicating", ("True", "ChangesFollow"));
+        let follows = |status: &ProtectedVMStatus| {
+            is(status, "Replicating", ("True", "ChangesFollow"))
+                && is(status, "RPOMet", ("True", "WithinTarget"))
+        };
         world.until_status(vm, "followed", follows).await;
         before.push(world.until_protected(vm).await);
     }
-    let warned = warnings(&world).await;
+    let warned = world.warnings().await;
 
     host.kill_agent();
     world
@@ -142,7 +95,7 @@ async fn a_lost_host_is_one_event_of_its_site_and_none_of_its_vms() {
             "{vm} is said to have changed"
         );
     }
-    let mut new = warnings(&world).await;
+    let mut new = world.warnings().await;
     new.retain(|warning| !warned.contains(warning));
     assert_eq!(new.len(), 1, "{new:?}");
     assert_eq!(new[0].0, "HyperVSite");
@@ -183,22 +136,11 @@ async fn what_waits_for_a_human_is_critical_at_once_and_goes_on_when_one_asks_fo
         (retry.step.as_deref(), retry.next_retry_time),
         (Some("Replicate"), None)
     );
-    let warned = until("the event", async || {
-        let warned = warnings(&world).await;
-        warned
-            .iter()
-            .any(|(_, reason)| reason == "BrokenDiskChain")
-            .then_some(warned)
-    })
-    .await;
-    let of_it = warned
-        .iter()
-        .filter(|(_, reason)| reason == "BrokenDiskChain");
-    assert_eq!(of_it.count(), 1);
+    assert_eq!(world.until_warned("web", "BrokenDiskChain").await, 1);
 
     // Its cause has been mended; by itself it would be looked at after half an hour.
-    let annotate = ["annotate", "protectedvm", "web", "siterecovery.dev/retry=1"];
-    world.stage.kubectl(&annotate, b"").await.unwrap();
+    let retry = "siterecovery.dev/retry=1";
+    world.annotate("protectedvm", "web", retry).await;
     let status = world.until_protected("web").await;
     assert_eq!(status.last_handled.unwrap().retry.as_deref(), Some("1"));
 }
