@@ -29,7 +29,7 @@ use crate::host::{FrozenDisk, FrozenPoint, Hypervisor, Machine, TrackingCursor, 
 use crate::hrl::{Identity, LogWriter};
 use crate::ids::{DiskId, DiskSlot, VmId};
 use crate::replica::Digest;
-use crate::units::{ByteRange, CHUNK, GIB, MIB, is_zero, to_usize};
+use crate::units::{ByteRange, CHUNK, GIB, MIB, SECTOR, is_zero, to_usize};
 
 /// The disk is read in pieces of this length.
 const PIECE: u64 = MIB;
@@ -63,11 +63,48 @@ impl Capture<'_> {
                 Ok(disk) => captured.push(disk),
                 Err(error) => {
                     captured.iter().for_each(|disk| remove_quietly(&disk.path));
-                    return Err(error);
+                    return Err(self.with_all_lost(hypervisor, error));
                 }
             }
         }
         Ok(captured)
+    }
+
+    /// The failure; where it is that changes may have been missed, of all disks of which that is so: they are compared
+    /// together and not one after another.
+    fn with_all_lost(&self, hypervisor: &dyn Hypervisor, error: Error) -> Error {
+        let Some(mut lost) = error.lost(self.disks) else {
+            return error;
+        };
+        for (id, slot) in self.disks {
+            let answers = self.answers(hypervisor, id, slot);
+            let more = answers.map_err(|error| error.of_disk(slot).lost(self.disks));
+            lost.extend(more.err().flatten().unwrap_or_default());
+        }
+        lost.sort_unstable();
+        lost.dedup();
+        match lost.len() {
+            1 => error,
+            _ => Error::Lost {
+                first: Box::new(error),
+                disks: lost,
+            },
+        }
+    }
+
+    /// Asks a disk for changes of which nothing is done.
+    fn answers(
+        &self,
+        hypervisor: &dyn Hypervisor,
+        id: &DiskId,
+        slot: &DiskSlot,
+    ) -> Result<(), Error> {
+        let frozen = hypervisor.open(self.vm, &self.point.id, slot)?;
+        if let Some(since) = self.since.get(id) {
+            let window = ByteRange::to(frozen.size().min(SECTOR));
+            frozen.changes(since, window)?;
+        }
+        Ok(())
     }
 
     fn capture(

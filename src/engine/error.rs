@@ -70,6 +70,13 @@ pub enum Error {
         free: u64,
         least: u64,
     },
+    /// Changes of these disks may have been missed; how it is known of the first of them.
+    #[error("changes of {} disks may have been missed", disks.len())]
+    Lost {
+        #[source]
+        first: Box<Error>,
+        disks: Vec<DiskId>,
+    },
     #[error("more than half of disk {disk} of {size} bytes has changed since the last barrier")]
     Overgrown { disk: DiskId, size: u64 },
     #[error("cannot keep what was captured in mind")]
@@ -108,6 +115,7 @@ impl Error {
             },
             Error::Capture { .. } => Code::HostIo,
             Error::LowSpace { .. } => Code::HostDiskFull,
+            Error::Lost { first, .. } => first.code(),
             Error::Overgrown { .. } => Code::TooManyChanges,
             Error::State(_) => Code::HostIo,
             Error::Phase(_) | Error::Answer { .. } | Error::Broken { .. } | Error::Stopped => {
@@ -134,6 +142,7 @@ impl Error {
         let slot = match self {
             Error::Host(error) => error.disk.as_ref(),
             Error::Overgrown { disk, .. } => return Some(vec![disk.clone()]),
+            Error::Lost { disks, .. } => return Some(disks.clone()),
             _ => return None,
         };
         let named = disks.iter().filter(|(_, at)| Some(*at) == slot);
