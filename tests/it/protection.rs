@@ -2,8 +2,13 @@
 //! hypervisor; every part a process of its own.
 
 mod adoption;
+mod disks;
 mod enable;
+mod hands;
+mod identity;
 mod interruptions;
+mod moves;
+mod pauses;
 mod refusals;
 mod removal;
 mod requests;

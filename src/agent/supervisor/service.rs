@@ -73,17 +73,13 @@ impl Service for Supervisor {
         next.done(command.operation);
         self.keep(&next)?;
         let old = replications.remove(&replica).and_then(|old| old.running);
-        let running = match old {
+        let running = match old.filter(|running| !running.is_over()) {
+            Some(running) if next.relationship.suspended => {
+                running.finish(&next);
+                Some(running)
+            }
             Some(running) if same_work => {
-                running
-                    .inbox
-                    .replace(next.relationship.storage.inbox.sas.clone());
-                running
-                    .replica
-                    .replace(next.relationship.storage.replica.sas.clone());
-                running
-                    .expire
-                    .send_replace(next.relationship.storage.expires);
+                running.renew(&next.relationship.storage);
                 // One that waits after a failure tries at once: the signatures may have been what it lacked, or somebody
                 // asked for it. One that is at work is not disturbed, and remembers nothing of this.
                 running.retry.notify_waiters();

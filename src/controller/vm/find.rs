@@ -7,6 +7,7 @@ use crate::controller::gateway::host_state::HostState;
 use crate::controller::vm::step;
 use crate::host::Machine;
 use crate::ids::{HostName, ReplicaId, VmId};
+use crate::units::Generation;
 
 /// A host of the site, and what is known of it.
 pub struct Host {
@@ -32,7 +33,7 @@ pub fn find(
 ) -> (step::Machine, Option<Found>) {
     let silent: Vec<HostName> = hosts
         .iter()
-        .filter(|host| machines(host).is_none())
+        .filter(|host| !has_answered(host))
         .map(|host| host.name.clone())
         .collect();
     let mut found = matching(hosts, |machine| means(selector, machine));
@@ -80,6 +81,16 @@ fn machines(host: &Host) -> Option<&[Machine]> {
     Some(&machines.machines)
 }
 
+/// Whether a host is there to say which machines it has: what a lost one said last tells what it had, not what came to it
+/// since.
+fn has_answered(host: &Host) -> bool {
+    let connected = host
+        .state
+        .as_ref()
+        .is_some_and(|state| state.is_connected());
+    connected && machines(host).is_some()
+}
+
 fn matching(hosts: &[Host], means: impl Fn(&Machine) -> bool) -> Vec<Found> {
     let on_host = |host: &Host| -> Vec<Found> {
         let Some(state) = &host.state else {
@@ -100,9 +111,11 @@ fn matching(hosts: &[Host], means: impl Fn(&Machine) -> bool) -> Vec<Found> {
     hosts.iter().flat_map(on_host).collect()
 }
 
-/// Of two hosts that say that they have the machine: the one that is connected, then the one that replicates it.
-fn rank(found: &Found, replica: Option<&ReplicaId>) -> (bool, bool) {
-    let replicates =
-        replica.is_some_and(|replica| found.state.observed.replications.contains_key(replica));
-    (found.state.is_connected(), replicates)
+/// Of two hosts that say that they have the machine: the one that is connected, then the one that was commanded last.
+fn rank(found: &Found, replica: Option<&ReplicaId>) -> (bool, Option<Generation>) {
+    let commanded = replica.and_then(|replica| {
+        let replications = &found.state.observed.replications;
+        replications.get(replica).map(|seen| seen.generation)
+    });
+    (found.state.is_connected(), commanded)
 }

@@ -1,23 +1,12 @@
 //! What people ask of a VM that is protected: a barrier now, a comparison now, a pause.
 
-use serde_json::{Value, json};
+use serde_json::json;
 use site_recovery::api::condition::is_true;
 use site_recovery::api::vm_status::{LastHandled, ProtectedVMStatus, ReplicationState};
 use site_recovery::replica::manifest::Manifest;
 use site_recovery::units::MIB;
 
 use super::world::{World, machine, protected_vm, until};
-
-async fn annotate(world: &World, annotation: &str) {
-    let annotate = ["annotate", "--overwrite", "protectedvm", "web", annotation];
-    world.stage.kubectl(&annotate, b"").await.unwrap();
-}
-
-async fn patch(world: &World, kind: &str, name: &str, spec: &Value) {
-    let patch = json!({ "spec": spec }).to_string();
-    let arguments = ["patch", kind, name, "--type=merge", "--patch", &patch];
-    world.stage.kubectl(&arguments, b"").await.unwrap();
-}
 
 fn handled(status: &ProtectedVMStatus) -> LastHandled {
     status.last_handled.clone().unwrap_or_default()
@@ -45,7 +34,7 @@ async fn a_barrier_a_comparison_and_a_pause_come_when_they_are_asked_for() {
     let replica = world.until_protected("web").await.replica_id.unwrap();
     let first = world.manifest(&replica).await.unwrap();
 
-    annotate(&world, "siterecovery.dev/sync-now=a").await;
+    world.annotate("siterecovery.dev/sync-now=a").await;
     let done = |status: &ProtectedVMStatus| handled(status).sync_now.as_deref() == Some("a");
     world.until_status("web", "synchronized", done).await;
     let second = until("the point of the barrier", async || {
@@ -55,7 +44,7 @@ async fn a_barrier_a_comparison_and_a_pause_come_when_they_are_asked_for() {
     .await;
 
     // Nothing needs a comparison, and no window has to open for what a human asks for.
-    annotate(&world, "siterecovery.dev/resynchronize=b").await;
+    world.annotate("siterecovery.dev/resynchronize=b").await;
     let done = |status: &ProtectedVMStatus| {
         let token = handled(status).resynchronize;
         token.as_deref() == Some("b") && status.resynchronization.is_none()
@@ -70,17 +59,23 @@ async fn a_barrier_a_comparison_and_a_pause_come_when_they_are_asked_for() {
     assert_eq!(third.chain, first.chain);
     world.until_protected("web").await;
 
-    patch(&world, "protectedvm", "web", &json!({ "suspend": true })).await;
+    world
+        .patch("protectedvm", "web", &json!({ "suspend": true }))
+        .await;
     let paused = world.until_status("web", "suspended", is_suspended).await;
     assert!(paused.health_reasons[0].contains("spec.suspend"));
-    patch(&world, "protectedvm", "web", &json!({ "suspend": false })).await;
+    let said = world.until_ready_says("Suspended").await;
+    assert!(said.contains("more than half of a disk"), "{said}");
+    world
+        .patch("protectedvm", "web", &json!({ "suspend": false }))
+        .await;
     world.until_protected("web").await;
 
     // Work on its host holds it as well, and alarms nobody.
     let hosts = |maintenance| json!({ "hosts": [{ "name": "hv1", "maintenance": maintenance }] });
-    patch(&world, "hypervsite", "site", &hosts(true)).await;
+    world.patch("hypervsite", "site", &hosts(true)).await;
     let held = world.until_status("web", "held", is_suspended).await;
     assert_eq!(held.health_reasons, Vec::<String>::new());
-    patch(&world, "hypervsite", "site", &hosts(false)).await;
+    world.patch("hypervsite", "site", &hosts(false)).await;
     world.until_protected("web").await;
 }
