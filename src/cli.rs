@@ -6,6 +6,7 @@
 mod agent;
 mod controller;
 mod crds;
+mod data_path;
 mod image;
 #[cfg(unix)]
 mod lab;
@@ -13,10 +14,14 @@ mod log;
 mod output;
 mod replica;
 
+use std::net::SocketAddr;
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::{Parser, Subcommand};
+use tokio::net::TcpListener;
 
+use crate::report;
 use crate::telemetry;
 
 /// Disaster recovery for Hyper-V virtual machines, as Kubernetes resources.
@@ -41,6 +46,8 @@ struct Args {
 enum Command {
     /// Run the controller: reconcile sites and VMs, receive agents, apply what they ship
     Controller(controller::Args),
+    /// Run a worker of the data path: apply what agents ship, beside a controller with --data-path=workers
+    DataPath(data_path::Args),
     /// Run the agent of a Hyper-V host
     #[cfg(unix)]
     Agent(agent::Args),
@@ -65,7 +72,7 @@ impl Command {
     /// What is logged where nobody has chosen.
     fn log_filter(&self) -> &'static str {
         match self {
-            Command::Controller(_) => telemetry::SERVICE,
+            Command::Controller(_) | Command::DataPath(_) => telemetry::SERVICE,
             #[cfg(unix)]
             Command::Agent(_) | Command::Lab(lab::Command::Hypervisor(_)) => telemetry::SERVICE,
             _ => telemetry::COMMAND,
@@ -92,6 +99,7 @@ fn execute(args: Args) -> anyhow::Result<ExitCode> {
     debug_assert!(installed.is_ok(), "nothing ran before");
     match args.command {
         Command::Controller(args) => controller::run(args),
+        Command::DataPath(args) => data_path::run(args),
         #[cfg(unix)]
         Command::Agent(args) => agent::run(args),
         Command::Crds(args) => crds::run(&args),
@@ -101,6 +109,27 @@ fn execute(args: Args) -> anyhow::Result<ExitCode> {
         #[cfg(unix)]
         Command::Lab(command) => lab::run(command),
     }
+}
+
+/// The cluster that this process belongs to.
+async fn cluster() -> anyhow::Result<kube::Client> {
+    let client = kube::Client::try_default().await;
+    // Its errors say their causes themselves, and have them as causes, too.
+    client.map_err(|error| anyhow::anyhow!("cannot find the API server: {}", report::chain(&error)))
+}
+
+async fn listen(what: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot listen on {address} for {what}"))
+}
+
+/// A name for a process that was given none, unique among all replicas.
+fn drawn_identity() -> String {
+    format!(
+        "site-recovery-{}",
+        crate::ids::OperationId::from_random(crate::ids::random())
+    )
 }
 
 /// A runtime for what serves and waits.

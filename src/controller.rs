@@ -9,7 +9,7 @@
 //! ```
 //! Every replica of the controller runs the gateway and the probes; only the leader reconciles and applies. A reconcile
 //! is level-triggered and short: what takes long is done by agents and data path, whose observations bring the object
-//! back.
+//! back. For a fleet the data path is done by processes of their own, [`workers`]; the leader then only follows them.
 
 pub mod accounts;
 pub mod context;
@@ -26,6 +26,7 @@ pub mod status;
 pub mod unsupported;
 pub mod vm;
 pub mod watch;
+pub mod workers;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,7 +47,7 @@ use crate::controller::leader::Election;
 use crate::controller::metrics::Metrics;
 use crate::controller::probes::Readiness;
 use crate::controller::status::StatusWriter;
-use crate::datapath::runner::DataPath;
+use crate::datapath::runner::{DataPath, Role};
 use crate::ids::ReplicaId;
 use crate::report::{Code, Fault};
 use crate::tls::ServerTls;
@@ -70,9 +71,19 @@ pub struct Config {
     pub identity: String,
     /// Objects of a kind that are looked at at the same time.
     pub concurrency: u16,
+    /// What the data path of this process does: the work, or following workers that do it.
+    pub datapath: Role,
     /// Replicas that the data path works on at the same time.
-    pub datapath_concurrency: usize,
+    pub datapath_concurrency: u32,
     pub clock: Arc<dyn Clock>,
+}
+
+impl Config {
+    fn data_path(&self) -> (Arc<DataPath>, mpsc::UnboundedReceiver<ReplicaId>) {
+        let (role, concurrency) = (self.datapath, self.datapath_concurrency);
+        let (datapath, replicas) = DataPath::new(role, concurrency, self.clock.clone());
+        (Arc::new(datapath), replicas)
+    }
 }
 
 /// Runs until `shutdown`.
@@ -81,6 +92,7 @@ pub struct Config {
 /// If the cluster cannot be asked who it is, or leadership is lost: the process has to end.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fault> {
     let cluster = cluster_id(&config.client).await?;
+    let (datapath, replicas) = config.data_path();
     let metrics = Arc::new(Metrics::new(config.clock.clone()));
     let readiness = Arc::new(Readiness::default());
     let registry = Arc::new(Registry::new(config.clock.clone(), Bounds::default()));
@@ -96,7 +108,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Faul
     let probes = tokio::spawn(probes::serve(
         config.probes,
         readiness.clone(),
-        metrics.clone(),
+        metrics.scraper(),
         parts.child_token(),
     ));
     readiness.set();
@@ -106,8 +118,6 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Faul
         name: config.lease_name.clone(),
         identity: config.identity.clone(),
     };
-    let (datapath, replicas) = DataPath::new(config.datapath_concurrency, config.clock.clone());
-    let datapath = Arc::new(datapath);
     let made = Made {
         client: config.client,
         namespaces: config.namespaces,
@@ -266,7 +276,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_reconcile_that_does_not_end_is_cut_off_before_the_lead_is_given_away() {
-        let (datapath, _replicas) = DataPath::new(1, Arc::new(SystemClock));
+        let (datapath, _replicas) = DataPath::new(Role::Inside, 1, Arc::new(SystemClock));
         let (running, mut seen) = mpsc::channel::<()>(1);
         let endless = async move {
             let _running = running;

@@ -12,7 +12,8 @@
 //!
 //! [`store`] is where one replica stands, [`worker`] works on one, [`runner`] on many; [`room`] bounds what a cycle holds;
 //! what a cycle brings and does is decided in [`plan`], [`digest`], [`advance`] and [`fold`], which do no I/O. Between
-//! cycles [`chain`] gives up what cannot be applied and begins anew, and [`prune`] lets recovery points go.
+//! cycles [`chain`] gives up what cannot be applied and begins anew, and [`prune`] lets recovery points go. Where the work
+//! is done by processes of their own, [`follower`] sees from storage how far they are, and [`trouble`] what they say.
 //!
 //! Beside it, and beside a running one, stands what only reads: [`inspect`] finds replicas and says how they are,
 //! [`content`] reads a disk of a point and compares it with the chunk table, on which [`verify`] and [`restore`] build.
@@ -26,6 +27,7 @@ pub mod digest;
 pub mod disk;
 pub mod error;
 pub mod fold;
+pub mod follower;
 pub mod inbox;
 pub mod inspect;
 pub mod logs;
@@ -36,6 +38,7 @@ pub mod room;
 pub mod runner;
 pub mod store;
 pub mod tables;
+pub mod trouble;
 pub mod verify;
 pub mod worker;
 

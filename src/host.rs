@@ -210,7 +210,8 @@ pub trait FrozenDisk: Send + Sync {
     /// Ranges of `window` that may differ from what `since` stands for.
     ///
     /// # Errors
-    /// [`Kind::TrackingLost`] if a write in between may have been missed.
+    /// [`Kind::TrackingLost`] if a write in between may have been missed, [`Kind::DiskChangedOffline`] if somebody wrote
+    /// while nobody tracked.
     fn changes(&self, since: &TrackingCursor, window: ByteRange) -> Result<Ranges>;
 }
 

@@ -7,6 +7,7 @@
 //!                        <sequence>/sealed.json         the commit mark, last
 //! <prefix>-r-<replica>   fence.json                     who may command, which side is active, what the machine is
 //!                        replica.json                   how far the data path is: heads, points, tables
+//!                        trouble.json                   what keeps a data path of its own process from going on
 //!                        disks/<disk>.vhd               page blobs; their snapshots are the recovery points
 //!                        tables/<disk>/<sequence>-….chunks
 //! ```

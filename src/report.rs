@@ -30,6 +30,11 @@ macro_rules! codes {
             pub const fn remedy(self) -> &'static str {
                 match self { $(Code::$name => $remedy,)+ }
             }
+
+            /// The code of this name, if there is one.
+            pub fn named(name: &str) -> Option<Self> {
+                Code::ALL.iter().copied().find(|code| code.as_str() == name)
+            }
         }
     };
 }
@@ -148,11 +153,7 @@ impl<'de> Deserialize<'de> for Code {
     /// A code of a newer peer reads as [`Code::Internal`]: its message still says what happened.
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        Ok(Code::ALL
-            .iter()
-            .copied()
-            .find(|code| code.as_str() == text)
-            .unwrap_or(Code::Internal))
+        Ok(Code::named(&text).unwrap_or(Code::Internal))
     }
 }
 

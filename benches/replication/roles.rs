@@ -218,7 +218,11 @@ pub(crate) async fn cloud() -> anyhow::Result<()> {
     let key = AccountKey::new(&Secret::new(order.key))?;
     let endpoint = Endpoint::parse(&order.endpoint)?;
     let account = AccountClient::with_key(&Http::new(&[])?, endpoint, key, BlobOptions::default());
-    let (data_path, mut changes) = DataPath::new(runner::CONCURRENCY, Arc::new(SystemClock));
+    let (data_path, mut changes) = DataPath::new(
+        runner::Role::Inside,
+        runner::CONCURRENCY,
+        Arc::new(SystemClock),
+    );
     let store = datapath::store::Store {
         id: order.replica.clone(),
         inbox: account.container(&order.inbox),

@@ -57,8 +57,9 @@ pub struct ReplicationPolicy {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RecoveryPoints {
-    /// Tiers of retention. Default: hourly points of the last 24 hours. The newest point always stays.
-    #[serde(default = "hourly_for_a_day")]
+    /// Tiers of retention. Default: of the last 2 hours a point in every 5 minutes, of the last 24 hours hourly
+    /// ones. The newest point always stays.
+    #[serde(default = "a_day")]
     #[schemars(length(min = 1, max = 8))]
     pub keep: Vec<RetentionTier>,
 }
@@ -120,9 +121,7 @@ impl Default for ReplicationPolicy {
 
 impl Default for RecoveryPoints {
     fn default() -> Self {
-        RecoveryPoints {
-            keep: hourly_for_a_day(),
-        }
+        RecoveryPoints { keep: a_day() }
     }
 }
 
@@ -139,11 +138,12 @@ fn never() -> String {
     "0h".to_owned()
 }
 
-fn hourly_for_a_day() -> Vec<RetentionTier> {
-    vec![RetentionTier {
-        every: "1h".to_owned(),
-        for_: "24h".to_owned(),
-    }]
+fn a_day() -> Vec<RetentionTier> {
+    let tier = |every: &str, for_: &str| RetentionTier {
+        every: every.to_owned(),
+        for_: for_.to_owned(),
+    };
+    vec![tier("5m", "2h"), tier("1h", "24h")]
 }
 
 fn two() -> i32 {

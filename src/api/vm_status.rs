@@ -112,9 +112,12 @@ pub enum Health {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ResynchronizationStatus {
-    /// Why it is needed. Absent while one that was asked for has not begun.
+    /// Why it is needed, in one word for programs such as TrackingLost. Absent while one that was asked for has not begun.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// What happened.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
     /// Since when.
     pub since: Time,
     /// The disks, by their places.

@@ -38,11 +38,22 @@ impl Buffer {
         &mut self.0
     }
 
+    /// What is in it, for those who need a vector of their own. [`Buffer::from`] brings it back.
+    pub fn into_vec(mut self) -> Vec<u8> {
+        std::mem::take(&mut self.0)
+    }
+
     pub fn freeze(mut self) -> Bytes {
         if self.0.capacity() < LEAST {
             return Bytes::from(std::mem::take(&mut self.0));
         }
         Bytes::from_owner(self)
+    }
+}
+
+impl From<Vec<u8>> for Buffer {
+    fn from(bytes: Vec<u8>) -> Self {
+        Buffer(bytes)
     }
 }
 

@@ -5,14 +5,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::Context as _;
-use tokio::net::TcpListener;
-
 use crate::blob::http::Http;
 use crate::cli;
 use crate::controller::{self, Config};
-use crate::datapath::runner;
-use crate::report;
+use crate::datapath::runner::{self, Role};
 use crate::shutdown;
 use crate::tls::ServerTls;
 use crate::units::SystemClock;
@@ -78,7 +74,17 @@ pub(super) struct Args {
     concurrency: u16,
     /// Replicas that logs are applied to at the same time; each takes up to 64 MiB
     #[arg(long, value_name = "NUMBER", default_value_t = runner::CONCURRENCY)]
-    data_path_concurrency: usize,
+    data_path_concurrency: u32,
+    /// Who applies logs: this process, or `site-recovery data-path` workers
+    #[arg(long, value_enum, default_value_t)]
+    data_path: DataPath,
+}
+
+#[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
+enum DataPath {
+    #[default]
+    Inside,
+    Workers,
 }
 
 pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
@@ -93,36 +99,25 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 async fn configured(args: Args) -> anyhow::Result<Config> {
-    let client = kube::Client::try_default().await;
-    // Its errors say their causes themselves, and have them as causes, too.
-    let client = client.map_err(|error| {
-        anyhow::anyhow!("cannot find the API server: {}", report::chain(&error))
-    })?;
+    let client = cli::cluster().await?;
     let tls = ServerTls::new(args.certificates);
     tls.check()?;
-    let listen = async |what: &str, address: SocketAddr| {
-        TcpListener::bind(address)
-            .await
-            .with_context(|| format!("cannot listen on {address} for {what}"))
-    };
-    let drawn = || {
-        format!(
-            "site-recovery-{}",
-            crate::ids::OperationId::from_random(crate::ids::random())
-        )
-    };
     Ok(Config {
         client,
         namespaces: args.namespaces,
         ambient_namespaces: args.ambient_namespaces,
-        gateway: listen("agents", args.gateway).await?,
-        probes: listen("probes", args.probes).await?,
+        gateway: cli::listen("agents", args.gateway).await?,
+        probes: cli::listen("probes", args.probes).await?,
         tls,
         http: Http::new(&[])?,
         lease_namespace: args.lease_namespace,
         lease_name: args.lease_name,
-        identity: args.identity.unwrap_or_else(drawn),
+        identity: args.identity.unwrap_or_else(cli::drawn_identity),
         concurrency: args.concurrency.max(1),
+        datapath: match args.data_path {
+            DataPath::Inside => Role::Inside,
+            DataPath::Workers => Role::Follower,
+        },
         datapath_concurrency: args.data_path_concurrency.max(1),
         clock: Arc::new(SystemClock),
     })

@@ -3,7 +3,7 @@
 pub mod vms;
 
 use std::fmt::Write as _;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -14,6 +14,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use crate::controller::metrics::vms::Vms;
+use crate::controller::probes::Scraper;
 use crate::units::Clock;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -104,17 +105,24 @@ impl Metrics {
 
     /// All metrics, in the text format of OpenMetrics.
     pub fn encode(&self) -> String {
-        let mut text = String::new();
-        let registry = self
-            .registry
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        if prometheus_client::encoding::text::encode(&mut text, &registry).is_err() {
-            // Writing into memory does not fail; a scraper sees a comment instead of nothing.
-            let _ = writeln!(text, "# cannot be encoded");
-        }
-        text
+        let registry = self.registry.lock();
+        encode(&registry.unwrap_or_else(PoisonError::into_inner))
     }
+
+    pub fn scraper(self: &Arc<Self>) -> Scraper {
+        let metrics = self.clone();
+        Arc::new(move || metrics.encode())
+    }
+}
+
+/// All metrics of a registry, in the text format of OpenMetrics.
+pub fn encode(registry: &Registry) -> String {
+    let mut text = String::new();
+    if prometheus_client::encoding::text::encode(&mut text, registry).is_err() {
+        // Writing into memory does not fail; a scraper sees a comment instead of nothing.
+        let _ = writeln!(text, "# cannot be encoded");
+    }
+    text
 }
 
 #[cfg(test)]

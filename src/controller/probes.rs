@@ -14,7 +14,8 @@ use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::controller::metrics::Metrics;
+/// What is exported for Prometheus, in the text format of OpenMetrics.
+pub type Scraper = Arc<dyn Fn() -> String + Send + Sync>;
 
 /// What the probes look at.
 #[derive(Default)]
@@ -34,21 +35,21 @@ impl Readiness {
 #[derive(Clone)]
 struct Probes {
     readiness: Arc<Readiness>,
-    metrics: Arc<Metrics>,
+    scraper: Scraper,
 }
 
 /// Answers probes until `shutdown`.
 pub async fn serve(
     listener: TcpListener,
     readiness: Arc<Readiness>,
-    metrics: Arc<Metrics>,
+    scraper: Scraper,
     shutdown: CancellationToken,
 ) {
     let router = Router::new()
         .route("/healthz", get(async || "ok"))
         .route("/readyz", get(ready))
         .route("/metrics", get(scrape))
-        .with_state(Probes { readiness, metrics });
+        .with_state(Probes { readiness, scraper });
     let served = axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned());
     if let Err(error) = served.await {
         tracing::error!(%error, "the probes are not answered any more");
@@ -68,5 +69,5 @@ async fn scrape(State(probes): State<Probes>) -> Response {
         "content-type",
         "application/openmetrics-text; version=1.0.0; charset=utf-8",
     )];
-    (header, probes.metrics.encode()).into_response()
+    (header, (probes.scraper)()).into_response()
 }

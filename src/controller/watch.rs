@@ -99,6 +99,21 @@ where
     pairs.unzip()
 }
 
+/// Keeps the stores of watches filled, for ever.
+pub async fn fill<K>(watches: Vec<Watch<K>>)
+where
+    K: Resource<DynamicType = ()> + Clone + 'static,
+{
+    let fill = |watch: Watch<K>| {
+        watch.stream.for_each(async |object| {
+            if let Err(error) = object {
+                tracing::warn!(error = crate::report::chain(&error), "a watch begins anew");
+            }
+        })
+    };
+    futures::future::join_all(watches.into_iter().map(fill)).await;
+}
+
 /// Nothing is returned as an error: what fails is written on the object.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]

@@ -94,6 +94,19 @@ pub async fn read_seal(store: &Store, sequence: Sequence) -> Result<Option<(Foun
     Ok(Some((Found { seal, id }, bytes.len())))
 }
 
+/// Whether there is a seal of this sequence, whatever it says.
+///
+/// # Errors
+/// If storage cannot be asked.
+pub async fn is_sealed(store: &Store, sequence: Sequence) -> Result<bool, Error> {
+    let name = BlobRef::head(names::seal(sequence));
+    match store.inbox.properties(&name).await {
+        Ok(_) => Ok(true),
+        Err(error) if error.is_not_found() => Ok(false),
+        Err(error) => Err(store.storage("look for a seal")(error)),
+    }
+}
+
 /// Deletes what a cycle has brought, which the manifest now says is in the disks: its logs first, so that a seal never
 /// names what was deleted unless it was applied.
 ///
@@ -177,11 +190,9 @@ async fn first_of(store: &Store, end: Sequence, later: Sequence) -> Result<Seque
     if later == end {
         return Ok(end);
     }
-    let name = BlobRef::head(names::seal(end));
-    match store.inbox.properties(&name).await {
-        Ok(_) => Ok(end),
-        Err(error) if error.is_not_found() => Ok(later),
-        Err(error) => Err(store.storage("look for a seal")(error)),
+    match is_sealed(store, end).await? {
+        true => Ok(end),
+        false => Ok(later),
     }
 }
 

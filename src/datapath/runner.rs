@@ -5,32 +5,41 @@
 //!    ├────── an error ──────► Waiting ── its time, or told to retry ─► Working
 //!    └────── a panic ───────► the same, with a new worker
 //! ```
+//! Whoever hears of nothing, because it is a process of its own, looks: soon after something was new, then less and less
+//! often. And whoever only follows works on nothing, and looks.
 
-use std::any::Any;
+mod task;
+
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use futures::FutureExt as _;
-use jiff::Timestamp;
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::datapath::runner::task::{Cadence, Hand, Task};
 use crate::datapath::store::Store;
-use crate::datapath::worker::{Step, Worker};
 use crate::ids::{ChainId, ReplicaId};
 use crate::replica::manifest::Manifest;
 use crate::replica::retention::Retention;
-use crate::report::{Code, Fault};
-use crate::retry::{Attempts, Trouble};
-use crate::units::Clock;
+use crate::retry::Trouble;
+use crate::units::{Clock, to_usize};
 
 /// Replicas that are worked on at the same time: each holds up to 64 MiB.
-pub const CONCURRENCY: usize = 8;
-/// An inbox is looked at this often even if nobody says that it has something new.
-const LOOK: Duration = Duration::from_secs(300);
+pub const CONCURRENCY: u32 = 8;
+/// Replicas that are looked at at the same time without being worked on.
+const LOOKS: usize = 256;
+
+/// What a data path does with its replicas.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Works on them, and is woken when there is something new.
+    Inside,
+    /// Works on them, looks itself for what is new, and writes down what keeps it from going on.
+    Worker,
+    /// Looks at what workers do, and begins the chains that it is told to begin.
+    Follower,
+}
 
 /// What is done for a replica beside applying what is sealed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -51,10 +60,20 @@ pub struct Observation {
 
 /// The data path of many replicas. Dropping it stops all work where it stands.
 pub struct DataPath {
+    role: Role,
     clock: Arc<dyn Clock>,
-    slots: Arc<Semaphore>,
+    turns: Turns,
     attached: Mutex<HashMap<ReplicaId, Attached>>,
     changed: mpsc::UnboundedSender<ReplicaId>,
+}
+
+/// What bounds how much is done at the same time.
+#[derive(Clone)]
+struct Turns {
+    work: Arc<Semaphore>,
+    looks: Arc<Semaphore>,
+    /// Turns of work that there are.
+    most: u32,
 }
 
 struct Attached {
@@ -90,15 +109,21 @@ impl DataPath {
     /// A data path without replicas, and the ids of those whose observation changes. At most one id waits per change
     /// of one replica, so the channel is bounded by what happens.
     pub fn new(
-        concurrency: usize,
+        role: Role,
+        concurrency: u32,
         clock: Arc<dyn Clock>,
     ) -> (Self, mpsc::UnboundedReceiver<ReplicaId>) {
         let (changed, changes) = mpsc::unbounded_channel();
-        let slots = Arc::new(Semaphore::new(concurrency));
+        let turns = Turns {
+            work: Arc::new(Semaphore::new(to_usize(u64::from(concurrency)))),
+            looks: Arc::new(Semaphore::new(LOOKS)),
+            most: concurrency,
+        };
         (
             DataPath {
+                role,
                 clock,
-                slots,
+                turns,
                 attached: Mutex::default(),
                 changed,
             },
@@ -145,6 +170,12 @@ impl DataPath {
             .remove(replica);
     }
 
+    /// Lets the steps that have begun end, and none begin any more.
+    pub async fn drain(&self) {
+        let all = self.turns.work.acquire_many(self.turns.most).await;
+        all.expect("the semaphore is never closed").forget();
+    }
+
     /// Ends all work where it stands, and returns when nothing of it runs any more.
     pub async fn end(&self) {
         let all: Vec<Attached> = {
@@ -188,10 +219,13 @@ impl DataPath {
         signals.orders().duties = duties;
         let (publish, observed) = watch::channel(Observation::default());
         let task = Task {
-            worker: Worker::new(store.clone()),
+            role: self.role,
+            hand: Hand::new(self.role, &store),
             store,
             signals: signals.clone(),
-            slots: self.slots.clone(),
+            turns: self.turns.clone(),
+            cadence: Cadence::default(),
+            told: None,
             clock: self.clock.clone(),
             publish,
             changed: self.changed.clone(),
@@ -204,144 +238,15 @@ impl DataPath {
     }
 }
 
-/// How work ended that did not go well.
-enum Failure {
-    Said(Fault),
-    Panicked(Fault),
-}
-
-/// The work on one replica.
-struct Task {
-    worker: Worker,
-    store: Store,
-    signals: Arc<Signals>,
-    slots: Arc<Semaphore>,
-    clock: Arc<dyn Clock>,
-    publish: watch::Sender<Observation>,
-    changed: mpsc::UnboundedSender<ReplicaId>,
-}
-
-impl Task {
-    async fn run(mut self) {
-        let mut attempts = Attempts::default();
-        loop {
-            let started = self.clock.now();
-            match self.work_guarded().await {
-                Ok(()) => {
-                    attempts.reset();
-                    self.report(None);
-                    self.wait_for_work().await;
-                }
-                Err(failure) => {
-                    let (trouble, wait) = match failure {
-                        Failure::Said(fault) => attempts.failed(fault, started),
-                        Failure::Panicked(fault) => attempts.broke(fault, started),
-                    };
-                    tracing::warn!(replica = %self.store.id, fault = %trouble.fault, "cannot apply");
-                    self.report(Some(trouble));
-                    if self.wait_for_retry(started, wait).await {
-                        attempts.reset();
-                    }
-                }
-            }
-        }
-    }
-
-    /// Works, and reports a panic as what it is: this replica's trouble, and nobody else's. What the worker held then is
-    /// not believed any more.
-    async fn work_guarded(&mut self) -> Result<(), Failure> {
-        match AssertUnwindSafe(self.work()).catch_unwind().await {
-            Ok(result) => result.map_err(|error| Failure::Said(error.fault())),
-            Err(panic) => {
-                self.worker = Worker::new(self.store.clone());
-                let message = format!(
-                    "the data path of replica {} panicked: {}",
-                    self.store.id,
-                    said(panic.as_ref())
-                );
-                Err(Failure::Panicked(Fault::new(Code::Internal, message)))
-            }
-        }
-    }
-
-    /// Applies all that there is. Each step takes its turn among all replicas.
-    async fn work(&mut self) -> Result<(), super::Error> {
-        loop {
-            let turn = self.slots.clone().acquire_owned().await;
-            self.take_orders();
-            let step = self.worker.step().await?;
-            drop(turn);
-            match step {
-                Step::Applied => self.report(None),
-                Step::Idle => return Ok(()),
-            }
-        }
-    }
-
-    fn take_orders(&mut self) {
-        let orders = self.signals.orders().clone();
-        self.worker.keep(orders.duties.retention);
-        self.worker.retire(orders.retired);
-    }
-
-    fn report(&self, trouble: Option<Trouble>) {
-        let manifest = self.worker.manifest();
-        let changed = self.publish.send_if_modified(|observation| {
-            let looked = observation.looked || trouble.is_none();
-            // A worker that has failed before it looked does not know better than what was seen before.
-            let manifest = match &trouble {
-                Some(_) => manifest.or(observation.manifest.as_deref()),
-                None => manifest,
-            };
-            let same = observation.manifest.as_deref() == manifest
-                && observation.trouble == trouble
-                && observation.looked == looked;
-            if !same {
-                let manifest = manifest.cloned().map(Arc::new);
-                *observation = Observation {
-                    looked,
-                    manifest,
-                    trouble,
-                };
-            }
-            !same
-        });
-        if changed {
-            // Nobody listens any more when the process ends.
-            let _ = self.changed.send(self.store.id.clone());
-        }
-    }
-
-    async fn wait_for_work(&self) {
-        let look = LOOK.mul_f64(rand::random_range(0.8..1.2));
-        tokio::select! {
-            () = self.signals.work.notified() => {}
-            () = self.signals.retry.notified() => {}
-            () = tokio::time::sleep(look) => {}
-        }
-    }
-
-    /// Waits until `wait` after `started`: whether somebody asked for an attempt before.
-    async fn wait_for_retry(&self, started: Timestamp, wait: Duration) -> bool {
-        let passed =
-            Duration::try_from(self.clock.now().duration_since(started)).unwrap_or_default();
-        tokio::select! {
-            () = self.signals.retry.notified() => true,
-            () = tokio::time::sleep(wait.saturating_sub(passed)) => false,
-        }
-    }
-}
-
-/// What a panic said.
-fn said(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("it does not say why")
-}
-
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
     use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::Duration;
+
+    use futures::FutureExt as _;
+    use jiff::Timestamp;
+    use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
     use crate::blob::Account as _;
@@ -350,6 +255,7 @@ mod tests {
     use crate::blob::credential::AccountKey;
     use crate::blob::endpoint::Endpoint;
     use crate::blob::http::Http;
+    use crate::report::Code;
     use crate::secret::Secret;
     use crate::units::SystemClock;
 
@@ -368,9 +274,14 @@ mod tests {
 
     /// A replica where nobody listens.
     fn store(clock: Arc<dyn Clock>, patience: Duration) -> Store {
+        store_at(1, clock, patience)
+    }
+
+    /// A replica in a storage account at a port of this machine.
+    fn store_at(port: u16, clock: Arc<dyn Clock>, patience: Duration) -> Store {
         // Another test of the process may have installed it.
         drop(rustls::crypto::ring::default_provider().install_default());
-        let endpoint = Endpoint::parse("http://127.0.0.1:1/acct1").unwrap();
+        let endpoint = Endpoint::parse(&format!("http://127.0.0.1:{port}/acct1")).unwrap();
         let key = AccountKey::new(&Secret::new("a2V5")).unwrap();
         let options = Options {
             patience,
@@ -397,7 +308,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_is_the_trouble_of_its_replica_which_goes_on_afterwards() {
-        let (datapath, mut changes) = DataPath::new(1, Arc::new(SystemClock));
+        let (datapath, mut changes) = DataPath::new(Role::Inside, 1, Arc::new(SystemClock));
         let clock = Arc::new(BrokenClock::default());
         let store = store(clock.clone(), Duration::ZERO);
         let replica = store.id.clone();
@@ -417,9 +328,75 @@ mod tests {
         assert_eq!(trouble.fault.code, Code::StorageUnreachable);
     }
 
+    /// A replica whose storage takes the request and never answers, once it has it.
+    async fn attach_silent(datapath: &DataPath) -> (ReplicaId, TcpListener, TcpStream) {
+        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = silent.local_addr().unwrap().port();
+        let store = store_at(port, Arc::new(SystemClock), Duration::from_secs(3600));
+        let replica = store.id.clone();
+        datapath.attach(store, Duties::default());
+        let (request, _) = silent.accept().await.unwrap();
+        (replica, silent, request)
+    }
+
+    #[tokio::test]
+    async fn one_replica_whose_storage_is_slow_holds_no_other() {
+        let (datapath, mut changes) = DataPath::new(Role::Inside, 2, Arc::new(SystemClock));
+        let (slow, _silent, _request) = attach_silent(&datapath).await;
+        let mut others = HashSet::new();
+        for _ in 0..20 {
+            let store = store(Arc::new(SystemClock), Duration::ZERO);
+            others.insert(store.id.clone());
+            datapath.attach(store, Duties::default());
+        }
+
+        while !others.is_empty() {
+            others.remove(&changes.recv().await.unwrap());
+        }
+
+        let seen = datapath.observe(&slow).unwrap();
+        assert!(
+            !seen.looked && seen.trouble.is_none(),
+            "it has been answered"
+        );
+    }
+
+    #[tokio::test]
+    async fn what_failed_is_tried_again_without_holding_the_turn_of_another() {
+        let (datapath, mut changes) = DataPath::new(Role::Inside, 1, Arc::new(SystemClock));
+        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = silent.local_addr().unwrap().port();
+        let slow = store_at(port, Arc::new(SystemClock), Duration::ZERO);
+        let id = slow.id.clone();
+        datapath.attach(slow, Duties::default());
+        drop(silent.accept().await.unwrap());
+        next_trouble(&datapath, &mut changes).await;
+        datapath.retry(&id);
+        let _unanswered = silent.accept().await.unwrap();
+
+        datapath.attach(
+            store(Arc::new(SystemClock), Duration::ZERO),
+            Duties::default(),
+        );
+
+        next_trouble(&datapath, &mut changes).await;
+    }
+
+    #[tokio::test]
+    async fn who_drains_a_data_path_waits_for_the_steps_that_have_begun() {
+        let (datapath, _changes) = DataPath::new(Role::Worker, 2, Arc::new(SystemClock));
+        let (replica, _silent, _request) = attach_silent(&datapath).await;
+        let mut drained = Box::pin(datapath.drain());
+
+        assert!(drained.as_mut().now_or_never().is_none());
+
+        datapath.detach(&replica);
+        drained.await;
+    }
+
     #[tokio::test]
     async fn work_that_is_ended_holds_nothing_any_more() {
-        let (datapath, _changes) = DataPath::new(1, Arc::new(SystemClock));
+        let (datapath, _changes) = DataPath::new(Role::Inside, 1, Arc::new(SystemClock));
         let store = store(Arc::new(SystemClock), Duration::from_secs(3600));
         let (replica, held) = (store.id.clone(), Arc::downgrade(&store.replica));
         datapath.attach(store, Duties::default());

@@ -63,6 +63,19 @@ impl Store {
         }))
     }
 
+    /// Whether `held` is still what stands there: nobody has written it since.
+    ///
+    /// # Errors
+    /// If storage cannot be asked.
+    pub async fn is_current(&self, held: &Held) -> Result<bool, Error> {
+        let manifest = BlobRef::head(names::MANIFEST);
+        match self.replica.properties(&manifest).await {
+            Ok(now) => Ok(now.etag == held.etag),
+            Err(error) if error.is_not_found() => Ok(false),
+            Err(error) => Err(self.storage("look at replica.json")(error)),
+        }
+    }
+
     /// What the fence says of the replica's machine.
     ///
     /// # Errors

@@ -26,7 +26,7 @@ pub struct Worker {
     /// The manifest, once this worker has taken the replica over.
     held: Option<Held>,
     /// The manifest as it was last read or written, for those who observe.
-    seen: Option<Manifest>,
+    seen: Option<Held>,
     /// Whether an unfinished cycle may have left something behind.
     litter: bool,
     /// Which recovery points are kept.
@@ -68,7 +68,36 @@ impl Worker {
 
     /// The manifest as this worker last saw it; nothing if the replica has none.
     pub fn manifest(&self) -> Option<&Manifest> {
-        self.seen.as_ref()
+        self.seen.as_ref().map(|held| &held.manifest)
+    }
+
+    /// Whether there may be something to do that was not there after the last step: the next seal, or a manifest that
+    /// somebody else has written. It asks two questions, however much the inbox holds; a seal behind one that is missing
+    /// is seen by a step alone.
+    ///
+    /// # Errors
+    /// If storage cannot be asked.
+    pub async fn has_news(&self) -> Result<bool, Error> {
+        let Some(seen) = &self.seen else {
+            return Ok(self.store.load().await?.is_some());
+        };
+        let next = seen.manifest.last_applied.sequence.next();
+        Ok(inbox::is_sealed(&self.store, next).await? || !self.store.is_current(seen).await?)
+    }
+
+    /// Whether somebody else has begun a new chain since the last step.
+    ///
+    /// # Errors
+    /// If storage cannot be asked.
+    pub async fn is_renewed(&self) -> Result<bool, Error> {
+        let Some(seen) = &self.seen else {
+            return Ok(false);
+        };
+        if self.store.is_current(seen).await? {
+            return Ok(false);
+        }
+        let now = self.store.load().await?;
+        Ok(now.is_some_and(|now| now.manifest.chain != seen.manifest.chain))
     }
 
     /// Does the next thing, if there is one: a cycle; a new chain where that is asked for and nothing can be applied any
@@ -79,7 +108,7 @@ impl Worker {
     pub async fn step(&mut self) -> Result<Step, Error> {
         let result = self.try_step().await;
         match &self.held {
-            Some(held) => self.seen = Some(held.manifest.clone()),
+            Some(held) => self.seen = Some(held.clone()),
             None => self.litter |= result.is_err(),
         }
         result
@@ -105,7 +134,11 @@ impl Worker {
             },
         };
         let retiring = self.is_retiring(&held.manifest);
-        let outcome = match next_cycle(&self.store, &held.manifest).await {
+        let next = next_cycle(&self.store, &held.manifest).await;
+        if is_missing(&next) && !self.store.is_current(&held).await? {
+            return Ok(Step::Applied);
+        }
+        let outcome = match next {
             Ok(Some(cycle)) => self.apply(&held, cycle).await.map(Some),
             Ok(None) => Ok(None),
             Err(error) => Err(error),
@@ -139,7 +172,11 @@ impl Worker {
         Ok(held)
     }
 
-    async fn run(&self, held: &Held, mut cycle: Arc<Cycle>) -> Result<(Held, Arc<Cycle>), Error> {
+    async fn run(
+        &mut self,
+        held: &Held,
+        mut cycle: Arc<Cycle>,
+    ) -> Result<(Held, Arc<Cycle>), Error> {
         let mut refused = match cycle::run(&self.store, held, &cycle).await {
             Ok(held) => return Ok((held, cycle)),
             Err(error) => error,
@@ -160,9 +197,9 @@ impl Worker {
     }
 
     /// The manifest as it is now, taken over: a cycle that failed may have marked it.
-    async fn taken_over_anew(&self) -> Result<Held, Error> {
+    async fn taken_over_anew(&mut self) -> Result<Held, Error> {
         match self.store.load().await? {
-            Some(held) => take_over(&self.store, held).await,
+            Some(held) => self.take_over(held).await,
             None => Err(self.store.fenced()),
         }
     }
@@ -177,12 +214,18 @@ impl Worker {
             self.seen = None;
             return Ok(None);
         };
-        self.seen = Some(held.manifest.clone());
+        self.seen = Some(held.clone());
         let wanted = self.is_retiring(&held.manifest) || self.due(&held.manifest) > 0;
         if !wanted && inbox::is_empty(&self.store).await? {
             return Ok(None);
         }
-        take_over(&self.store, held).await.map(Some)
+        self.take_over(held).await.map(Some)
+    }
+
+    async fn take_over(&mut self, held: Held) -> Result<Held, Error> {
+        let held = take_over(&self.store, held).await?;
+        self.seen = Some(held.clone());
+        Ok(held)
     }
 
     /// How many points may go, as far as our own clock is right.
@@ -253,6 +296,15 @@ fn size_at(manifest: &Manifest, id: &DiskId, sequence: Sequence) -> u64 {
         .map(|disk| disk.size);
     let now = manifest.disks.get(id).map_or(0, |disk| disk.size);
     sizes.fold(now, u64::min)
+}
+
+/// Whether something was not found where the manifest says that it comes next. Who holds a manifest that somebody else has
+/// replaced looks in the wrong place: nothing follows from that.
+fn is_missing(next: &Result<Option<Cycle>, Error>) -> bool {
+    match next {
+        Ok(found) => found.is_none(),
+        Err(error) => error.refused().is_some(),
+    }
 }
 
 /// The cycle to run now, if there is one; if there is none, the inbox is swept.

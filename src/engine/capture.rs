@@ -4,8 +4,8 @@
 //! per disk: <disk file>.<disk id>.<log>.hrl, synced ─► capture.json in the engine's folder ─► the point is released
 //! ```
 //! So a slow link never holds a checkpoint open. A capture counts only with its record; a log without one is swept, and
-//! what it held is captured again from its cursor. The record says after which seal it comes: a capture that was sealed
-//! is never shipped twice.
+//! what it held is captured again from its cursor. The record says after which seal it comes, and
+//! what of it is sealed: what was sealed is not shipped twice, and a bad link gets to the end of a long delta.
 
 pub mod changes;
 pub mod record;
@@ -25,11 +25,11 @@ use crate::engine::Error;
 use crate::engine::capture::changes::Changes;
 use crate::engine::capture::record::CapturedDisk;
 use crate::engine::progress::Progress;
-use crate::host::{FrozenDisk, FrozenPoint, Hypervisor, Machine, TrackingCursor, Volume};
+use crate::host::{self, FrozenDisk, FrozenPoint, Hypervisor, Machine, TrackingCursor, Volume};
 use crate::hrl::{Identity, LogWriter};
 use crate::ids::{DiskId, DiskSlot, VmId};
 use crate::replica::Digest;
-use crate::units::{ByteRange, CHUNK, GIB, MIB, SECTOR, is_zero, to_usize};
+use crate::units::{ByteRange, CHUNK, GIB, MIB, is_zero, to_usize};
 
 /// The disk is read in pieces of this length.
 const PIECE: u64 = MIB;
@@ -63,48 +63,59 @@ impl Capture<'_> {
                 Ok(disk) => captured.push(disk),
                 Err(error) => {
                     captured.iter().for_each(|disk| remove_quietly(&disk.path));
-                    return Err(self.with_all_lost(hypervisor, error));
+                    return Err(error);
                 }
             }
         }
         Ok(captured)
     }
 
-    /// The failure; where it is that changes may have been missed, of all disks of which that is so: they are compared
-    /// together and not one after another.
-    fn with_all_lost(&self, hypervisor: &dyn Hypervisor, error: Error) -> Error {
-        let Some(mut lost) = error.lost(self.disks) else {
-            return error;
+    /// The disks that have to be compared, if `error` says that of one: others may have met the same fate, and are then
+    /// compared with it. Those of which it is not known are found when they are captured again. Blocks.
+    pub fn lost(&self, error: &Error, hypervisor: &dyn Hypervisor) -> Vec<DiskId> {
+        if error.lost(self.disks).is_none() {
+            return Vec::new();
+        }
+        let counted = |id: &DiskId, slot: &DiskSlot| {
+            let frozen = hypervisor.open(self.vm, &self.point.id, slot)?;
+            self.count(id, slot, frozen.as_ref())
         };
-        for (id, slot) in self.disks {
-            let answers = self.answers(hypervisor, id, slot);
-            let more = answers.map_err(|error| error.of_disk(slot).lost(self.disks));
-            lost.extend(more.err().flatten().unwrap_or_default());
-        }
-        lost.sort_unstable();
-        lost.dedup();
-        match lost.len() {
-            1 => error,
-            _ => Error::Lost {
-                first: Box::new(error),
-                disks: lost,
-            },
-        }
+        let lost = |(id, slot): (&DiskId, &DiskSlot)| match counted(id, slot).err()? {
+            Error::Host(error) if error.kind == host::Kind::PointNotFound => None,
+            error => error.of_disk(slot).lost(self.disks),
+        };
+        self.disks.iter().filter_map(lost).flatten().collect()
     }
 
-    /// Asks a disk for changes of which nothing is done.
-    fn answers(
-        &self,
-        hypervisor: &dyn Hypervisor,
-        id: &DiskId,
-        slot: &DiskSlot,
-    ) -> Result<(), Error> {
-        let frozen = hypervisor.open(self.vm, &self.point.id, slot)?;
-        if let Some(since) = self.since.get(id) {
-            let window = ByteRange::to(frozen.size().min(SECTOR));
-            frozen.changes(since, window)?;
+    /// Counts what changed on a disk, without reading it.
+    fn count(&self, id: &DiskId, slot: &DiskSlot, frozen: &dyn FrozenDisk) -> Result<(), Error> {
+        let mut changes = Changes::new(id, frozen, self.cursor(id)?);
+        let mut changed = 0;
+        while let Some(range) = changes.next_change()? {
+            changed += range.len();
+            if self.is_overgrown(changed, frozen.size()) {
+                return Err(self.overgrown(id, slot, frozen.size()));
+            }
         }
         Ok(())
+    }
+
+    fn cursor(&self, id: &DiskId) -> Result<&TrackingCursor, Error> {
+        self.since.get(id).ok_or(Error::Broken {
+            doing: "looked for the cursor of a disk",
+        })
+    }
+
+    const fn is_overgrown(&self, changed: u64, size: u64) -> bool {
+        self.bounded && changed > size / 2
+    }
+
+    fn overgrown(&self, id: &DiskId, slot: &DiskSlot, size: u64) -> Error {
+        Error::Overgrown {
+            disk: id.clone(),
+            slot: slot.clone(),
+            size,
+        }
     }
 
     fn capture(
@@ -142,10 +153,7 @@ impl Capture<'_> {
             source: Box::new(source),
         };
         let size = frozen.size();
-        let since = self.since.get(id).ok_or(Error::Broken {
-            doing: "looked for the cursor of a disk",
-        })?;
-        let mut changes = Changes::new(id, frozen, since);
+        let mut changes = Changes::new(id, frozen, self.cursor(id)?);
         let progress = self.progress.get(id).cloned().unwrap_or_default();
         progress.begin(0, 0);
         let identity = Identity {
@@ -162,9 +170,8 @@ impl Capture<'_> {
         while let Some(range) = changes.next_change()? {
             progress.add_total(range.len());
             changed += range.len();
-            if self.bounded && changed > size / 2 {
-                let disk = id.clone();
-                return Err(Error::Overgrown { disk, size });
+            if self.is_overgrown(changed, size) {
+                return Err(self.overgrown(id, slot, size));
             }
             for piece in range.split_at_multiples(PIECE) {
                 if unlooked >= SPACE_LOOK {
@@ -260,8 +267,8 @@ fn check_space(machine: &Machine, slot: &DiskSlot) -> Result<(), Error> {
 fn log_path(machine: &Machine, slot: &DiskSlot, id: &DiskId, log: &Uuid) -> Result<PathBuf, Error> {
     let disk = machine.disks.iter().find(|disk| disk.slot == *slot);
     let disk = disk.ok_or_else(|| {
-        let kind = crate::host::Kind::DiskSetChanged;
-        crate::host::Error::new(kind, "find the disk", "the machine has no such disk").of_disk(slot)
+        let kind = host::Kind::DiskSetChanged;
+        host::Error::new(kind, "find the disk", "the machine has no such disk").of_disk(slot)
     })?;
     let path = Path::new(&disk.path);
     let stem = path

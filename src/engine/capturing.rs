@@ -33,7 +33,7 @@ impl Engine {
                 return Ok(Event::PointLost);
             }
             // Without a cursor of every disk there is nothing that changes could be counted from.
-            Err(error) => return self.lose_tracking(error),
+            Err(error) => return self.lose_tracking(error, &[]),
         };
         self.wait_until_free().await?;
         cursors.retain(|disk, _| !kept.contains_key(disk));
@@ -77,9 +77,12 @@ impl Engine {
                 now,
                 bounded,
             };
-            capture.run(hypervisor.as_ref())
+            let captured = capture.run(hypervisor.as_ref());
+            let lost = |error| capture.lost(error, hypervisor.as_ref());
+            let lost = captured.as_ref().err().map(lost).unwrap_or_default();
+            (captured, lost)
         });
-        let captured = captured.await.map_err(|_| Error::Broken {
+        let (captured, lost) = captured.await.map_err(|_| Error::Broken {
             doing: "captured changes",
         })?;
         let disks = match captured {
@@ -87,7 +90,7 @@ impl Engine {
             Err(Error::Host(error)) if error.kind == Kind::PointNotFound => {
                 return Ok(Event::PointLost);
             }
-            Err(error) => return self.lose_tracking(error),
+            Err(error) => return self.lose_tracking(error, &lost),
         };
         let record = Record {
             after: ledger.last_seal(),
@@ -95,6 +98,7 @@ impl Engine {
             since,
             barrier,
             disks,
+            part: None,
         };
         if record.changed() == 0
             && !course.asked
@@ -129,24 +133,29 @@ impl Engine {
             Err(error) => return Err(error),
         };
         let mut ledger = self.ledger().await?;
-        // Another has sealed since: what it brought may be newer than what was captured here.
-        if record.after != ledger.last_seal() {
+        let Some(sealed) = record.goes_on_from(ledger.last_seal()) else {
             return Err(ledger.superseded());
-        }
+        };
         let paths: Vec<PathBuf> = record.disks.iter().map(|disk| disk.path.clone()).collect();
         let (barrier, changed) = (record.barrier.time, record.changed());
         for disk in &record.disks {
             self.progress_of(&disk.disk).set_pending(disk.changed);
         }
+        let (mut noted, path) = (record.clone(), self.record_path());
+        let note = move |seal, positions| {
+            noted.add_part(seal, positions);
+            durable::write_record(&path, &noted).map_err(Error::from)
+        };
         let replay = Replay {
             record,
+            sealed,
             standing: ledger.cursors().clone(),
             cursors: cursors.clone(),
             progress: self.progress.clone(),
             now: self.clock.now(),
         };
         match self
-            .ship_pieces(&mut ledger, move |outlet| replay.run(outlet))
+            .ship_pieces(&mut ledger, note, move |outlet| replay.run(outlet))
             .await
         {
             Ok(()) => {}

@@ -62,7 +62,17 @@ impl Copy {
                 allocated: &allocated,
                 table: &table,
             };
-            for difference in compare(&window) {
+            let differences = compare(&window);
+            if !log.has_room(data_of(&differences)) {
+                let before = self.copying(range.start());
+                if let Some(log) = log.take(|| before)?
+                    && outlet.log(log, &self.progress).is_err()
+                {
+                    return Ok(());
+                }
+                handed_out = range.start();
+            }
+            for difference in differences {
                 match difference {
                     Difference::Zero(zero) => log.add(zero, None)?,
                     Difference::Data(data) => {
@@ -73,10 +83,7 @@ impl Copy {
             }
             self.progress
                 .add_done(allocated.iter().map(|range| range.len()).sum());
-            let cursor = DiskCursor::Copying {
-                point: self.point.clone(),
-                position: range.end(),
-            };
+            let cursor = self.copying(range.end());
             let given = match log.take_full(|| cursor.clone())? {
                 Some(log) => outlet.log(log, &self.progress),
                 None if log.is_empty() && range.end() - handed_out >= PASS => {
@@ -102,6 +109,13 @@ impl Copy {
         Ok(())
     }
 
+    fn copying(&self, position: u64) -> DiskCursor {
+        DiskCursor::Copying {
+            point: self.point.clone(),
+            position,
+        }
+    }
+
     fn stand(&self, cursor: DiskCursor) -> EndDisk {
         EndDisk {
             disk: self.disk.clone(),
@@ -110,4 +124,13 @@ impl Copy {
             cursor,
         }
     }
+}
+
+/// Bytes of data among differences.
+fn data_of(differences: &[Difference]) -> u64 {
+    let data = differences.iter().map(|difference| match difference {
+        Difference::Data(range) => range.len(),
+        Difference::Zero(_) => 0,
+    });
+    data.sum()
 }

@@ -54,12 +54,26 @@ impl Engine {
                 self.seal_beginning(&mut ledger, point, kept).await?;
             }
             while !ledger.is_applied() {
-                self.pause(LOOK).await?;
+                self.wait_until_applied(&ledger).await?;
                 ledger = self.ledger().await?;
             }
         }
         let positions = self.positions(&ledger, point, kept);
         self.copy_disks(&mut ledger, point, positions).await
+    }
+
+    /// Waits until the data path has applied what `ledger` knows, or begun a new chain. The manifest alone says so: the
+    /// inbox is as long as the backlog.
+    async fn wait_until_applied(&self, ledger: &Ledger) -> Result<(), Error> {
+        loop {
+            self.pause(LOOK).await?;
+            let now = self.store.manifest().await?;
+            let applied = now.last_applied.seal == ledger.last_seal();
+            let passed = now.last_applied.sequence.next() >= ledger.next();
+            if applied || passed || now.chain != ledger.manifest().chain {
+                return Ok(());
+            }
+        }
     }
 
     /// From where each disk is to be copied; nothing for one that is done.
@@ -182,7 +196,7 @@ impl Engine {
             progress,
             now: self.clock.now(),
         };
-        self.ship_pieces(ledger, move |outlet| copy.run(outlet))
+        self.ship_pieces(ledger, |_, _| Ok(()), move |outlet| copy.run(outlet))
             .await
     }
 

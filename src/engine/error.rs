@@ -70,15 +70,12 @@ pub enum Error {
         free: u64,
         least: u64,
     },
-    /// Changes of these disks may have been missed; how it is known of the first of them.
-    #[error("changes of {} disks may have been missed", disks.len())]
-    Lost {
-        #[source]
-        first: Box<Error>,
-        disks: Vec<DiskId>,
+    #[error("more than half of disk {slot}, which has {}, was written since the last barrier", Bytes(*size))]
+    Overgrown {
+        disk: DiskId,
+        slot: DiskSlot,
+        size: u64,
     },
-    #[error("more than half of disk {disk} of {size} bytes has changed since the last barrier")]
-    Overgrown { disk: DiskId, size: u64 },
     #[error("cannot keep what was captured in mind")]
     State(#[from] durable::Error),
     #[error("the engine is at fault")]
@@ -115,7 +112,6 @@ impl Error {
             },
             Error::Capture { .. } => Code::HostIo,
             Error::LowSpace { .. } => Code::HostDiskFull,
-            Error::Lost { first, .. } => first.code(),
             Error::Overgrown { .. } => Code::TooManyChanges,
             Error::State(_) => Code::HostIo,
             Error::Phase(_) | Error::Answer { .. } | Error::Broken { .. } | Error::Stopped => {
@@ -142,7 +138,6 @@ impl Error {
         let slot = match self {
             Error::Host(error) => error.disk.as_ref(),
             Error::Overgrown { disk, .. } => return Some(vec![disk.clone()]),
-            Error::Lost { disks, .. } => return Some(disks.clone()),
             _ => return None,
         };
         let named = disks.iter().filter(|(_, at)| Some(*at) == slot);
@@ -156,5 +151,17 @@ impl Error {
 
     pub fn fault(&self) -> Fault {
         Fault::of(self.code(), self)
+    }
+
+    /// The same as the reason of a comparison: what happened to which disk, not what was tried when it was found.
+    pub fn reason(&self) -> Fault {
+        match self {
+            Error::Host(host::Error {
+                disk: Some(disk),
+                detail,
+                ..
+            }) => Fault::new(self.code(), format!("disk {disk}: {detail}")),
+            other => other.fault(),
+        }
     }
 }

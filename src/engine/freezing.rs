@@ -42,7 +42,7 @@ impl Engine {
         };
         let point = match self.freeze(wanted).await {
             Ok(point) => point,
-            Err(error) => return self.lose_tracking(error),
+            Err(error) => return self.lose_tracking(error, &[]),
         };
         course.frozen = Instant::now();
         if wanted == Consistency::Application {

@@ -1,8 +1,13 @@
 //! From a captured log to what is stored of it: hashed as it was captured, compressed if that gains anything.
 
+use std::cell::RefCell;
+use std::io;
+
 use bytes::Bytes;
 use uuid::Uuid;
+use zstd::bulk::Compressor;
 
+use crate::blob::buffers::Buffer;
 use crate::ids::DiskId;
 use crate::replica::Digest;
 use crate::replica::seal::{DiskCursor, Encoding, Kind, SealedLog};
@@ -12,6 +17,11 @@ use crate::units::{ByteRange, KIB, to_u64, to_usize};
 const LEVEL: i32 = 1;
 /// As much of a log tells whether the rest is worth compressing.
 const SAMPLE: usize = to_usize(128 * KIB);
+
+thread_local! {
+    /// Its memory is cleared by the kernel only once, and goes with the thread when there is nothing to pack.
+    static COMPRESSOR: RefCell<Option<Compressor<'static>>> = const { RefCell::new(None) };
+}
 
 /// A finished log in memory.
 #[derive(Debug)]
@@ -25,7 +35,7 @@ pub struct RawLog {
     /// All records lie in here.
     pub range: ByteRange,
     pub log: Uuid,
-    pub bytes: Vec<u8>,
+    pub bytes: Buffer,
 }
 
 /// A log as it is stored, and what its seal says of it.
@@ -36,18 +46,20 @@ pub struct Packed {
 }
 
 /// Packs a log; it takes milliseconds of a core.
-pub fn pack(log: Uuid, range: ByteRange, bytes: Vec<u8>, compress: bool) -> Packed {
-    let length = to_u64(bytes.len());
-    let blake3 = Digest::of(&bytes);
-    let compressed = if compress && is_compressible(&bytes) {
-        zstd::bulk::compress(&bytes, LEVEL).ok()
+pub fn pack(log: Uuid, range: ByteRange, bytes: Buffer, compress: bool) -> Packed {
+    let captured = bytes.as_ref();
+    let length = to_u64(captured.len());
+    let blake3 = Digest::of(captured);
+    let compressed = if compress && is_compressible(captured) {
+        compressed_of(captured)
     } else {
         None
     };
     let (encoding, body) = match compressed {
-        Some(smaller) if smaller.len() < bytes.len() => (Encoding::Zstd, Bytes::from(smaller)),
-        Some(_) | None => (Encoding::Identity, Bytes::from(bytes)),
+        Some(smaller) => (Encoding::Zstd, smaller),
+        None => (Encoding::Identity, bytes),
     };
+    let body = body.freeze();
     let stored = to_u64(body.len());
     Packed {
         sealed: SealedLog {
@@ -66,8 +78,25 @@ pub fn pack(log: Uuid, range: ByteRange, bytes: Vec<u8>, compress: bool) -> Pack
 fn is_compressible(bytes: &[u8]) -> bool {
     let middle = bytes.len() / 2;
     let sample = &bytes[middle..bytes.len().min(middle + SAMPLE)];
-    let packed = zstd::bulk::compress(sample, LEVEL);
-    packed.is_ok_and(|packed| packed.len() < sample.len() - sample.len() / 16)
+    let packed = compressed_of(sample);
+    packed.is_some_and(|packed| packed.as_ref().len() < sample.len() - sample.len() / 16)
+}
+
+/// `bytes` compressed, if that makes them shorter.
+fn compressed_of(bytes: &[u8]) -> Option<Buffer> {
+    let mut into = Buffer::with_capacity(bytes.len());
+    COMPRESSOR
+        .with_borrow_mut(|kept| {
+            let mut compressor = match kept.take() {
+                Some(compressor) => compressor,
+                None => Compressor::new(LEVEL)?,
+            };
+            compressor.compress_to_buffer(bytes, into.bytes())?;
+            *kept = Some(compressor);
+            io::Result::Ok(())
+        })
+        .ok()?;
+    (into.bytes().len() < bytes.len()).then_some(into)
 }
 
 #[cfg(test)]
@@ -75,7 +104,7 @@ mod tests {
     use super::*;
 
     fn packed(bytes: Vec<u8>) -> Packed {
-        pack(Uuid::nil(), ByteRange::to(1), bytes, true)
+        pack(Uuid::nil(), ByteRange::to(1), Buffer::from(bytes), true)
     }
 
     #[test]

@@ -16,6 +16,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::blob::buffers;
 use crate::engine::Error;
 use crate::engine::cycles::{self, Grid};
 use crate::engine::demand::{self, Demand};
@@ -28,6 +29,7 @@ use crate::engine::source::ask;
 use crate::engine::throttle::Throttle;
 use crate::host::Hypervisor;
 use crate::ids::{DiskId, DiskSlot, VmId};
+use crate::replica::Digest;
 use crate::replica::seal::{self, Writer};
 use crate::report::{Code, Fault};
 use crate::retry::{Attempts, Trouble};
@@ -251,7 +253,8 @@ impl Engine {
         let points = ask(&self.hypervisor, move |hypervisor| hypervisor.points(&vm)).await?;
         let demand = self.demand()?;
         let record = self.record()?.filter(|record| {
-            demand.is_none() && record.after == ledger.last_seal() && ledger.last_seal().is_some()
+            let last = ledger.last_seal();
+            demand.is_none() && last.is_some() && record.goes_on_from(last).is_some()
         });
         self.sweep(record.as_ref()).await?;
         let found = Found {
@@ -301,23 +304,25 @@ impl Engine {
         }
     }
 
-    /// Ships what `read` hands out, until both are done.
+    /// Ships what `read` hands out, until both are done; `note` learns what is sealed of what is not all sealed yet.
     pub(super) async fn ship_pieces(
         &self,
         ledger: &mut Ledger,
+        note: impl FnMut(Digest, BTreeMap<DiskId, u64>) -> Result<(), Error>,
         read: impl FnOnce(&Outlet) -> Result<(), Error> + Send + 'static,
     ) -> Result<(), Error> {
         let (outlet, pieces) = Outlet::new();
-        let reader = tokio::task::spawn_blocking(move || read(&outlet));
         let means = Means {
             throttle: self.throttle.clone(),
             compress: self.options.compress,
             stop: self.stop.clone(),
         };
-        let shipped = ship::ship(ledger, &means, &self.progress, pieces).await;
+        let reader = tokio::task::spawn_blocking(move || read(&outlet));
+        let shipped = ship::ship(ledger, &means, &self.progress, pieces, note).await;
         let read = reader.await.map_err(|_| Error::Broken {
             doing: "read a disk",
         })?;
+        buffers::release();
         self.report_sealed(ledger);
         // A reader that failed is why shipping found no end.
         read.and(shipped)
@@ -375,15 +380,18 @@ impl Engine {
     }
 
     /// What a failure means for tracking: if changes may have been missed, a comparison is demanded, of the disk that
-    /// it names, or of all.
+    /// it names, or of all; and of the `others` that it was found of as well.
     ///
     /// # Errors
     /// The failure, if it is not about tracking; or that the demand cannot be written down.
-    pub(super) fn lose_tracking(&self, error: Error) -> Result<Event, Error> {
-        let Some(lost) = error.lost(&self.options.disks) else {
+    pub(super) fn lose_tracking(&self, error: Error, others: &[DiskId]) -> Result<Event, Error> {
+        let Some(mut lost) = error.lost(&self.options.disks) else {
             return Err(error);
         };
-        let fault = error.fault();
+        lost.extend(others.iter().cloned());
+        lost.sort();
+        lost.dedup();
+        let fault = error.reason();
         tracing::warn!(replica = %self.store.id, %fault, disks = lost.len(), "a comparison is needed");
         let demand = demand::add(&self.options.folder, lost.iter().cloned(), fault)?;
         self.publish_demand(Some(demand));

@@ -25,6 +25,7 @@ use crate::engine::pack::{self, RawLog};
 use crate::engine::progress::Progress;
 use crate::engine::throttle::Throttle;
 use crate::ids::DiskId;
+use crate::replica::Digest;
 use crate::replica::names;
 use crate::replica::seal::{Barrier, DiskCursor, KEPT_MAX, Kind, SealedDisk, SealedLog};
 use crate::units::{Sequence, to_u64};
@@ -33,7 +34,7 @@ use crate::units::{Sequence, to_u64};
 const GROUP: usize = 4;
 /// A seal that has so many bytes takes no further log: the data path would have to read it twice.
 const GROUP_FULL: u64 = KEPT_MAX - LONGEST;
-/// Logs that are being packed or sent: each holds up to about 8 MiB.
+/// Logs that are being packed or sent: each holds one buffer of about 4 MiB, while it is compressed two.
 const IN_FLIGHT: usize = 5;
 /// Groups that wait for their seal.
 const GROUPS: usize = 2;
@@ -117,7 +118,8 @@ impl Outlet {
     }
 }
 
-/// Ships `pieces` until the end among them is sealed.
+/// Ships `pieces` until the end among them is sealed. After every seal before the end `note` learns it, and up to where
+/// it brought each disk.
 ///
 /// # Errors
 /// The first thing that failed; what was sealed before stays sealed.
@@ -126,6 +128,7 @@ pub async fn ship(
     means: &Means,
     progress: &BTreeMap<DiskId, Arc<Progress>>,
     mut pieces: mpsc::Receiver<Piece>,
+    mut note: impl FnMut(Digest, BTreeMap<DiskId, u64>) -> Result<(), Error>,
 ) -> Result<(), Error> {
     let (send, mut groups) = mpsc::channel::<Group>(GROUPS);
     let (store, first) = (ledger.store().clone(), ledger.next());
@@ -146,10 +149,13 @@ pub async fn ship(
     };
     let seal = async {
         while let Some(group) = groups.recv().await {
-            let last = group.end;
+            let (last, positions) = (group.end, group.positions.clone());
             group.seal(ledger).await?;
             if last {
                 return Ok(());
+            }
+            if let Some(seal) = ledger.last_seal() {
+                note(seal, positions)?;
             }
         }
         Err(Error::Broken {
@@ -169,6 +175,8 @@ struct Group {
     logs: Vec<Uploading>,
     /// Bytes of the logs as captured.
     length: u64,
+    /// Where the last log of each disk ends, in bytes of the disk.
+    positions: BTreeMap<DiskId, u64>,
     /// How the disks stand that the group names, whether it has logs of them or not.
     disks: BTreeMap<DiskId, EndDisk>,
     barrier: Option<Barrier>,
@@ -186,6 +194,7 @@ impl Group {
             sequence,
             logs: Vec::new(),
             length: 0,
+            positions: BTreeMap::new(),
             disks: BTreeMap::new(),
             barrier: None,
             end: false,
@@ -216,7 +225,8 @@ impl Group {
                     cursor: cursor.clone(),
                 };
                 self.disks.insert(disk.clone(), stand);
-                self.length += to_u64(raw.bytes.len());
+                self.length += to_u64(raw.bytes.as_ref().len());
+                self.positions.insert(disk.clone(), raw.range.end());
                 let counted = progress.get(disk).cloned().unwrap_or_default();
                 let disk = disk.clone();
                 let upload = upload(
@@ -301,8 +311,8 @@ async fn upload(
     let RawLog {
         log, range, bytes, ..
     } = raw;
-    let packed = tokio::task::spawn_blocking(move || pack::pack(log, range, bytes, compress)).await;
-    let packed = packed.map_err(|_| Failed::Packing)?;
+    let packed = tokio::task::spawn_blocking(move || pack::pack(log, range, bytes, compress));
+    let packed = packed.await.map_err(|_| Failed::Packing)?;
     let length = to_u64(packed.body.len());
     progress.add_capped(means.throttle.take(length, &means.stop).await);
     if means.stop.is_cancelled() {

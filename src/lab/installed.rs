@@ -38,6 +38,10 @@ use crate::lab::installed::error::{file_error, of_durable};
 use crate::lab::installed::pod::{Mount, Pod};
 use crate::lab::process::Process;
 
+/// The label of the controller's Deployment, and that of the workers'.
+const CONTROLLER: &str = "!app.kubernetes.io/component";
+const WORKERS: &str = "app.kubernetes.io/component=data-path";
+
 /// A release of the chart.
 #[derive(Clone, Debug)]
 pub struct Installed {
@@ -129,11 +133,41 @@ impl Installed {
         replica: &str,
         ports: Ports,
     ) -> Result<Process, Error> {
+        let listens = [("--gateway", ports.gateway), ("--probes", ports.probes)];
+        self.start(cluster, binary, CONTROLLER, replica, &listens)
+            .await
+    }
+
+    /// Starts a worker of the data path, as [`Installed::start_controller`] does a controller.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn start_worker(
+        &self,
+        cluster: &Cluster,
+        binary: &Path,
+        replica: &str,
+        probes: u16,
+    ) -> Result<Process, Error> {
+        let listens = [("--probes", probes)];
+        self.start(cluster, binary, WORKERS, replica, &listens)
+            .await
+    }
+
+    async fn start(
+        &self,
+        cluster: &Cluster,
+        binary: &Path,
+        component: &'static str,
+        replica: &str,
+        listens: &[(&'static str, u16)],
+    ) -> Result<Process, Error> {
         let client = cluster.client().await?;
-        let deployment = self.deployment(&client).await?;
+        let deployment = self.deployment(&client, component).await?;
         let mut pod = Pod::of(&deployment, &self.namespace, replica)?;
-        pod.listen("--gateway", ports.gateway)?;
-        pod.listen("--probes", ports.probes)?;
+        for (flag, port) in listens {
+            pod.listen(flag, *port)?;
+        }
         let folder = self.folder.join(replica);
         fs::create_dir_all(&folder).map_err(file_error("create", &folder))?;
         for mount in std::mem::take(&mut pod.mounts) {
@@ -149,14 +183,15 @@ impl Installed {
             .env_clear()
             .envs(pod.variables)
             .env("KUBECONFIG", access.kubeconfig())
-            .args(pod.arguments);
-        let log = folder.join("controller.log");
+            .args(&pod.arguments);
+        let subcommand = pod.arguments.first().map_or("pod", String::as_str);
+        let log = folder.join(format!("{subcommand}.log"));
         Ok(Process::start(replica, &mut command, &log)?)
     }
 
-    async fn deployment(&self, client: &Client) -> Result<Deployment, Error> {
+    async fn deployment(&self, client: &Client, component: &str) -> Result<Deployment, Error> {
         let deployments: Api<Deployment> = Api::namespaced(client.clone(), &self.namespace);
-        let ours = format!("app.kubernetes.io/instance={}", self.name);
+        let ours = format!("app.kubernetes.io/instance={},{component}", self.name);
         let found = deployments
             .list(&ListParams::default().labels(&ours))
             .await

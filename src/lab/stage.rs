@@ -87,14 +87,14 @@ pub struct Stage {
     client: Client,
 }
 
-/// A replica of the controller.
+/// A replica of the controller, or a worker of the data path.
 #[derive(Debug)]
-pub struct Controller {
+pub struct Replica {
     pub process: Process,
     probes: u16,
 }
 
-impl Controller {
+impl Replica {
     /// Waits until the replica says that it is ready.
     ///
     /// # Errors
@@ -182,7 +182,7 @@ impl Stage {
     ///
     /// # Errors
     /// If the release asks for what a lab cannot do, or the process does not start.
-    pub async fn controller(&self, replica: &str) -> Result<Controller, Error> {
+    pub async fn controller(&self, replica: &str) -> Result<Replica, Error> {
         let ports = Ports {
             gateway: port::free()?,
             probes: port::free()?,
@@ -193,10 +193,24 @@ impl Stage {
             .start_controller(&self.cluster, binary, replica, ports)
             .await?;
         self.gateway.add(ports.gateway);
-        Ok(Controller {
+        Ok(Replica {
             process,
             probes: ports.probes,
         })
+    }
+
+    /// Starts a worker of the data path as the release says. `replica` is the pod's name.
+    ///
+    /// # Errors
+    /// If the release has no workers or asks for what a lab cannot do, or the process does not start.
+    pub async fn worker(&self, replica: &str) -> Result<Replica, Error> {
+        let probes = port::free()?;
+        let binary = &self.programs.site_recovery;
+        let process = self
+            .release
+            .start_worker(&self.cluster, binary, replica, probes)
+            .await?;
+        Ok(Replica { process, probes })
     }
 
     /// Starts a host of the site: its hypervisor; its agent is started by [`Host::start_agent`].

@@ -13,6 +13,7 @@ use crate::units::Sequence;
 pub const OWNER: &str = "owner.json";
 pub const FENCE: &str = "fence.json";
 pub const MANIFEST: &str = "replica.json";
+pub const TROUBLE: &str = "trouble.json";
 
 /// What the names of all containers of a site start with: 1 to 20 of `[a-z0-9-]`, each hyphen between two others.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -13,4 +13,5 @@ mod refusals;
 mod removal;
 mod requests;
 mod watched;
+mod workers;
 mod world;

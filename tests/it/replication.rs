@@ -11,4 +11,5 @@ mod inbox;
 pub(crate) mod model;
 mod prune;
 mod refused;
+mod workers;
 pub(crate) mod world;

@@ -79,3 +79,44 @@ app.kubernetes.io/instance: {{ .Release.Name }}
   name: {{ include "site-recovery.serviceAccountName" . }}
   namespace: {{ .Release.Namespace }}
 {{- end }}
+
+{{/* What belongs to the workers of the data path. Their pods have another name than the controller's: agents must not
+reach them. */}}
+{{- define "site-recovery.workersName" -}}
+{{- printf "%s-data-path" (include "site-recovery.fullname" . | trunc 53 | trimSuffix "-") }}
+{{- end }}
+
+{{- define "site-recovery.workersSelectorLabels" -}}
+app.kubernetes.io/name: {{ printf "%s-data-path" (include "site-recovery.name" . | trunc 53 | trimSuffix "-") }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "site-recovery.workersLabels" -}}
+{{- $component := dict "app.kubernetes.io/component" "data-path" }}
+{{- toYaml (merge $component (include "site-recovery.labels" . | fromYaml)) }}
+{{- end }}
+
+{{- define "site-recovery.workersServiceAccountName" -}}
+{{- if .Values.serviceAccount.create }}
+{{- printf "%s-data-path" (include "site-recovery.serviceAccountName" .) }}
+{{- else }}
+{{- include "site-recovery.serviceAccountName" . }}
+{{- end }}
+{{- end }}
+
+{{/* What a worker may do in each namespace that it watches: it reads, and writes nothing. */}}
+{{- define "site-recovery.workersRules" -}}
+- apiGroups: [siterecovery.dev]
+  resources: [hypervsites, protectedvms]
+  verbs: [list, watch]
+# Those that a HyperVSite names; they are never listed.
+- apiGroups: [""]
+  resources: [secrets]
+  verbs: [get]
+{{- end }}
+
+{{- define "site-recovery.workersSubjects" -}}
+- kind: ServiceAccount
+  name: {{ include "site-recovery.workersServiceAccountName" . }}
+  namespace: {{ .Release.Namespace }}
+{{- end }}

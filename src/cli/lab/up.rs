@@ -27,7 +27,7 @@ use crate::cli::lab::up::story::Story;
 use crate::lab::demo::{self, Machine};
 use crate::lab::examples;
 use crate::lab::stage::host::Host;
-use crate::lab::stage::{Controller, Programs, Stage};
+use crate::lab::stage::{Programs, Replica, Stage};
 use crate::lab::tools::{AzuriteVersion, Tools};
 use crate::shutdown;
 
@@ -175,11 +175,7 @@ async fn obtain(story: &Story, tools: &Tools) -> anyhow::Result<Programs> {
     Ok(obtained.await??)
 }
 
-async fn set(
-    story: &Story,
-    programs: Programs,
-    folder: &Path,
-) -> anyhow::Result<(Stage, Controller)> {
+async fn set(story: &Story, programs: Programs, folder: &Path) -> anyhow::Result<(Stage, Replica)> {
     let say = |text: &str| {
         // What cannot be told here cannot be told in the next line either, which says so.
         let _ = story.say(text);
@@ -215,7 +211,7 @@ async fn kubectl_get(stage: &Stage) -> anyhow::Result<String> {
 }
 
 /// Waits until a process ends that should not, and says why.
-async fn ended_early(controller: &mut Controller, host: &mut Host) -> anyhow::Result<()> {
+async fn ended_early(controller: &mut Replica, host: &mut Host) -> anyhow::Result<()> {
     loop {
         let agent = host.agent();
         for process in std::iter::once(&mut controller.process).chain(agent) {

@@ -97,11 +97,7 @@ impl SiteHandle {
 
     /// The containers of a replica, as the data path uses them.
     pub fn store(&self, replica: &ReplicaId) -> Store {
-        Store {
-            id: replica.clone(),
-            inbox: self.patient.container(&self.prefix.inbox(replica)),
-            replica: self.patient.container(&self.prefix.replica(replica)),
-        }
+        store(self.patient.as_ref(), &self.prefix, replica)
     }
 
     /// The container with a replica's fence.
@@ -166,6 +162,15 @@ impl SiteHandle {
             .unwrap_or_else(PoisonError::into_inner)
             .insert(object, held);
         Ok(())
+    }
+}
+
+/// The containers of a replica in an account.
+pub fn store(account: &dyn Account, prefix: &Prefix, replica: &ReplicaId) -> Store {
+    Store {
+        id: replica.clone(),
+        inbox: account.container(&prefix.inbox(replica)),
+        replica: account.container(&prefix.replica(replica)),
     }
 }
 

@@ -26,6 +26,7 @@ use jiff::Timestamp;
 use crate::api::vm_status::Health;
 use crate::controller::vm::exposure::{Counted, age};
 use crate::controller::vm::growth::{Forecast, Growing};
+use crate::controller::vm::pause::Pause;
 use crate::controller::vm::retries::Failure;
 use crate::controller::vm::rpo;
 use crate::host::Volume;
@@ -49,7 +50,7 @@ const PROCESSING: Duration = Duration::from_secs(900);
 #[derive(Clone, Debug)]
 pub struct Situation<'a> {
     pub point: bool,
-    pub suspended: bool,
+    pub pause: Option<Pause>,
     /// Whether the agent has been silent for long.
     pub silent: bool,
     pub phase: Option<Phase>,
@@ -116,7 +117,7 @@ pub fn reasons(of: &Situation<'_>) -> Vec<Reason> {
         }
     }
     all.extend(states(of));
-    if of.point && !of.suspended {
+    if of.point && of.pause.is_none() {
         all.extend(trends(of));
         all.extend(growth(of));
     }
@@ -152,8 +153,7 @@ fn states(of: &Situation<'_>) -> Vec<Reason> {
             ..Reason::warning("AgentUnreachable", text)
         });
     }
-    if of.suspended || of.phase == Some(Phase::Suspended) {
-        let text = "replication is paused by spec.suspend; changes pile up on the host";
+    if let Some(text) = paused(of) {
         all.push(Reason {
             at_once: true,
             ..Reason::warning("Suspended", text)
@@ -169,9 +169,10 @@ fn states(of: &Situation<'_>) -> Vec<Reason> {
     let resync = of.resync.filter(|_| of.point);
     match (of.phase, resync) {
         (Some(Phase::ResyncRequired), resync) => {
-            let why = resync.map_or_else(String::new, |resync| format!(": {}", resync.reason));
-            let text =
-                format!("replication has stopped until disks are compared with their replica{why}");
+            let why = resync.map_or("", |resync| resync.reason.message.as_str());
+            let text = format!(
+                "replication has stopped until disks are compared with their replica: {why}"
+            );
             all.push(Reason {
                 critical: true,
                 ..Reason::warning("ResynchronizationRequired", text)
@@ -181,7 +182,7 @@ fn states(of: &Situation<'_>) -> Vec<Reason> {
             let text = format!(
                 "{} disks are being compared with their replica: {}",
                 resync.disks.len(),
-                resync.reason
+                resync.reason.message
             );
             all.push(Reason::warning("Resynchronizing", text));
         }
@@ -197,6 +198,22 @@ fn states(of: &Situation<'_>) -> Vec<Reason> {
         ));
     }
     all
+}
+
+/// Who has paused replication, where that is worth an alarm.
+const fn paused(of: &Situation<'_>) -> Option<&'static str> {
+    match (of.pause, of.phase) {
+        (Some(Pause::Vm), _) => {
+            Some("replication is paused by spec.suspend of the VM; changes pile up on the host")
+        }
+        (Some(Pause::Site), _) => Some(
+            "replication is paused by spec.suspend of its HyperVSite; changes pile up on the host",
+        ),
+        (None, Some(Phase::Suspended)) => {
+            Some("replication was paused, and its agent has not gone on yet")
+        }
+        (Some(Pause::Maintenance) | None, _) => None,
+    }
 }
 
 fn trends(of: &Situation<'_>) -> Vec<Reason> {

@@ -79,7 +79,7 @@ impl Monitor {
         let behind = |at: Option<Timestamp>| at.map(|at| age(at, now));
         let situation = Situation {
             point: gathered.observed.point,
-            suspended: gathered.observed.pause.is_some(),
+            pause: gathered.observed.pause,
             silent,
             phase: seen.filter(|_| !silent).map(|seen| seen.phase),
             resync: seen.and_then(|seen| seen.resync.as_ref()),
@@ -100,7 +100,7 @@ impl Monitor {
             uploaded: reached.uploaded,
             point: situation.point,
             silent,
-            suspended: situation.suspended,
+            suspended: situation.pause.is_some(),
         };
         let (rpo, flip) = self.missed.judge(&objective, now);
         let figures = Figures {

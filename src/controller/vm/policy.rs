@@ -90,12 +90,12 @@ mod tests {
         let site = ReplicationPolicy::default();
         let tiers =
             |own: Option<PolicyOverride>| duties(&effective(&site, own.as_ref())).retention.tiers;
-        let daily = Tier {
-            every: Duration::from_secs(86_400),
-            keep: Duration::from_secs(7 * 86_400),
+        let tier = |minutes, hours| Tier {
+            every: Duration::from_mins(minutes),
+            keep: Duration::from_hours(hours),
         };
-        assert_eq!(tiers(Some(keep("1d"))), [daily]);
+        assert_eq!(tiers(Some(keep("1d"))), [tier(24 * 60, 7 * 24)]);
         assert_eq!(tiers(Some(keep("1w"))), []);
-        assert_eq!(tiers(None).len(), 1);
+        assert_eq!(tiers(None), [tier(5, 2), tier(60, 24)]);
     }
 }

@@ -259,26 +259,24 @@ fn progress(facts: &Facts<'_>) -> Option<String> {
     }
 }
 
-/// What is stalled is Critical, whatever else is so.
+/// The worst of what was measured, and why. What is stalled is Critical whatever was measured, and is said first unless a
+/// measured reason says the same.
 fn health(facts: &Facts<'_>, verdict: &Verdict) -> (Option<Health>, Vec<String>) {
-    if facts.observed.pause == Some(Pause::Maintenance)
-        && matches!(verdict.kind, Kind::Settled | Kind::Reconciling)
-    {
-        return (Some(Health::Normal), Vec::new());
+    // Work on a host is no alarm, whatever it does to the host.
+    let calm = matches!(verdict.kind, Kind::Settled | Kind::Reconciling);
+    let held = facts.observed.pause == Some(Pause::Maintenance) && calm;
+    let measured = match held {
+        true => &[],
+        false => facts.measured.reasons.as_slice(),
+    };
+    let mut lines: Vec<String> = measured.iter().map(health::Reason::line).collect();
+    if calm {
+        return (Some(health::health(measured)), lines);
     }
-    let measured = &facts.measured.reasons;
-    let lines = measured.iter().map(health::Reason::line);
-    if !matches!(verdict.kind, Kind::Stalled | Kind::Overdue) {
-        return (Some(health::health(measured)), lines.collect());
+    if measured.iter().all(|reason| reason.code != verdict.reason) {
+        lines.insert(0, format!("{}: {}", verdict.reason, verdict.message));
     }
-    let known = lines
-        .clone()
-        .any(|line| health::code(&line) == verdict.reason);
-    let stalled = (!known).then(|| format!("{}: {}", verdict.reason, verdict.message));
-    (
-        Some(Health::Critical),
-        stalled.into_iter().chain(lines).collect(),
-    )
+    (Some(Health::Critical), lines)
 }
 
 fn conditions(

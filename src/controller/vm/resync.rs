@@ -73,7 +73,7 @@ pub struct Resync {
 /// A comparison that is needed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Need {
-    pub reason: String,
+    pub reason: Fault,
     /// By their places; empty: all.
     pub disks: Vec<String>,
     pub running: bool,
@@ -133,25 +133,18 @@ fn need(seen: &Seen<'_>, leave: Leave) -> Option<Need> {
     if !seen.point {
         return None;
     }
-    let known = seen.before.and_then(|before| before.reason.as_ref());
+    let known = seen.before.and_then(known);
     let (reason, disks, running, chain) = match (seen.broken, seen.agent) {
-        (Some(fault), _) => (fault.to_string(), [].as_slice(), false, true),
-        (None, _) if seen.renewed => (
-            known.cloned().unwrap_or_default(),
-            [].as_slice(),
-            false,
-            false,
-        ),
+        (Some(fault), _) => (fault.clone(), [].as_slice(), false, true),
+        (None, _) if seen.renewed => {
+            let renewed = || Fault::new(Code::ResyncRequested, "a new chain was begun");
+            (known.unwrap_or_else(renewed), [].as_slice(), false, false)
+        }
         (None, Agent::Nothing) => return None,
         // What it was doing, as far as anybody knows.
         (None, Agent::Unknown) => {
             let before = seen.before?;
-            (
-                known?.clone(),
-                before.disks.as_slice(),
-                before.running,
-                false,
-            )
+            (known?, before.disks.as_slice(), before.running, false)
         }
         (
             None,
@@ -163,8 +156,8 @@ fn need(seen: &Seen<'_>, leave: Leave) -> Option<Need> {
         ) => {
             // That it was asked for says less than why it is needed.
             let asked = reason.code == Code::ResyncRequested;
-            let said = known.filter(|_| asked).cloned();
-            let said = said.unwrap_or_else(|| reason.to_string());
+            let said = known.filter(|_| asked);
+            let said = said.unwrap_or_else(|| reason.clone());
             (said, disks, running, false)
         }
     };
@@ -175,6 +168,12 @@ fn need(seen: &Seen<'_>, leave: Leave) -> Option<Need> {
         chain,
         leave,
     })
+}
+
+/// Why it was needed, as the status says.
+fn known(before: &ResynchronizationStatus) -> Option<Fault> {
+    let code = Code::named(before.reason.as_ref()?).unwrap_or(Code::Internal);
+    Some(Fault::new(code, before.message.clone().unwrap_or_default()))
 }
 
 /// Whether what was asked for is still to come: it was demanded, and has not shown yet.
@@ -273,10 +272,11 @@ mod tests {
         }
     }
 
-    fn before(reason: Option<&str>, token: &str) -> ResynchronizationStatus {
+    fn before(reason: Option<Code>, token: &str) -> ResynchronizationStatus {
         let since: Timestamp = DAY.parse().unwrap();
         ResynchronizationStatus {
-            reason: reason.map(str::to_owned),
+            reason: reason.map(|code| code.to_string()),
+            message: reason.map(|_| "as it was".to_owned()),
             since: since.into(),
             disks: Vec::new(),
             running: false,
@@ -335,12 +335,12 @@ mod tests {
         };
         assert!(asked.at(DAY).is_allowed());
         let running = Case {
-            before: Some(before(Some("a crash"), "a")),
+            before: Some(before(Some(Code::TrackingLost), "a")),
             ..case(Says::Lost { running: true })
         };
         assert!(running.at(DAY).is_allowed());
         let done = Case {
-            before: Some(before(Some("a crash"), "a")),
+            before: Some(before(Some(Code::TrackingLost), "a")),
             ..case(Says::Nothing)
         };
         assert_eq!(done.at(DAY), Resync::default());
@@ -366,12 +366,13 @@ mod tests {
     #[test]
     fn an_agent_that_has_not_said_anything_has_not_ended_anything() {
         let unknown = Case {
-            before: Some(before(Some("a crash"), "a")),
+            before: Some(before(Some(Code::TrackingLost), "a")),
             ..case(Says::Unknown)
         };
         let known = unknown.at(DAY);
         assert!(known.is_allowed());
-        assert_eq!(known.need.unwrap().reason, "a crash");
+        let lost = Fault::new(Code::TrackingLost, "as it was");
+        assert_eq!(known.need.unwrap().reason, lost);
         assert_eq!(known.token.as_deref(), Some("a"));
         assert_eq!(case(Says::Unknown).at(NIGHT), Resync::default());
     }
@@ -379,11 +380,11 @@ mod tests {
     #[test]
     fn why_it_is_needed_is_not_forgotten_when_it_is_demanded() {
         let demanded = Case {
-            before: Some(before(Some("SequenceGap: 5 is missing"), "a")),
+            before: Some(before(Some(Code::SequenceGap), "a")),
             ..case(Says::Requested)
         };
         let need = demanded.at(DAY).need.unwrap();
-        assert_eq!(need.reason, "SequenceGap: 5 is missing");
+        assert_eq!(need.reason, Fault::new(Code::SequenceGap, "as it was"));
     }
 
     #[test]
@@ -406,7 +407,7 @@ mod tests {
         assert!(gap.at(NIGHT).begins_chain() && !gap.at(NIGHT).is_allowed());
         let renewed = Case {
             renewed: true,
-            before: Some(before(Some("SequenceGap: 5 is missing"), "a")),
+            before: Some(before(Some(Code::SequenceGap), "a")),
             ..case(Says::Nothing)
         };
         let told = renewed.at(DAY);

@@ -89,13 +89,11 @@ pub fn told(retry: &Retry, now: Timestamp) -> Option<Failure> {
         .step
         .clone()
         .filter(|what| what != REPLICATE && what != APPLY)?;
-    let code = Code::ALL
-        .iter()
-        .find(|code| code.as_str() == retry.last_error.code)?;
+    let code = Code::named(&retry.last_error.code)?;
     Some(Failure {
         what,
         trouble: Trouble {
-            fault: Fault::new(*code, retry.last_error.message.clone()),
+            fault: Fault::new(code, retry.last_error.message.clone()),
             attempts: u32::try_from(retry.attempts).unwrap_or(0),
             since: retry.since.map_or(now, Timestamp::from),
             next_attempt: retry.next_retry_time.map(Timestamp::from),

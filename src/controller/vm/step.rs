@@ -334,6 +334,7 @@ const fn takes_barriers(phase: Phase) -> bool {
 mod tests {
     use super::*;
     use crate::controller::vm::resync::{Leave, Need};
+    use crate::report::{Code, Fault};
 
     /// A VM whose replica is set up and which is replicating.
     fn replicating() -> Observed {
@@ -531,7 +532,7 @@ mod tests {
         seen = Observed {
             resync: Resync {
                 need: Some(Need {
-                    reason: "imported anew".to_owned(),
+                    reason: Fault::new(Code::ResyncRequested, "imported anew"),
                     disks: Vec::new(),
                     running: false,
                     chain: true,
@@ -613,7 +614,7 @@ mod tests {
     fn a_broken_chain_is_begun_anew_when_there_is_leave() {
         let need = |leave| Resync {
             need: Some(Need {
-                reason: "5 is missing".to_owned(),
+                reason: Fault::new(Code::SequenceGap, "5 is missing"),
                 disks: Vec::new(),
                 running: false,
                 chain: true,

@@ -20,12 +20,15 @@ use crate::hrl::{Content, LogReader};
 use crate::ids::DiskId;
 use crate::replica::Digest;
 use crate::replica::seal::{DiskCursor, Kind};
+use crate::units::to_u64;
 
 /// The way of a capture from disk to those who ship it.
 pub struct Replay {
     pub record: Record,
     /// How the disks stand now, and until the barrier is sealed.
     pub standing: BTreeMap<DiskId, DiskCursor>,
+    /// Bytes of each disk: what changed before is sealed.
+    pub sealed: BTreeMap<DiskId, u64>,
     /// Where changes are counted from after the barrier.
     pub cursors: Cursors,
     pub progress: BTreeMap<DiskId, Arc<Progress>>,
@@ -33,7 +36,7 @@ pub struct Replay {
 }
 
 impl Replay {
-    /// Hands out all logs, then the barrier. Blocks; ends early when nobody takes the pieces.
+    /// Hands out all logs that are not sealed, then the barrier. Blocks; ends early when nobody takes the pieces.
     ///
     /// # Errors
     /// [`Error::Capture`] if a log cannot be read or is not what was captured.
@@ -78,6 +81,7 @@ impl Replay {
         let file = File::open(&disk.path).map_err(|error| unusable(Box::new(error)))?;
         let mut reader =
             LogReader::open(BufReader::new(file)).map_err(|error| unusable(Box::new(error)))?;
+        let sealed = self.sealed.get(&disk.disk).copied().unwrap_or(0);
         let mut content = record::content_hasher();
         let mut log = Filling::new(subject);
         let mut data = Vec::new();
@@ -90,6 +94,15 @@ impl Replay {
                     .map_err(|error| unusable(Box::new(error)))?;
                 let data = (next.content != Content::Zeroes).then_some(data.as_slice());
                 record::hash_run(&mut content, next.range, data);
+                if next.range.start() < sealed {
+                    continue;
+                }
+                if !log.has_room(data.map_or(0, |data| to_u64(data.len())))
+                    && let Some(log) = log.take(|| standing.clone())?
+                    && outlet.log(log, &progress).is_err()
+                {
+                    return Ok(false);
+                }
                 log.add(next.range, data)?;
                 if let Some(log) = log.take_full(|| standing.clone())?
                     && outlet.log(log, &progress).is_err()

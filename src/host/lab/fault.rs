@@ -58,6 +58,8 @@ pub enum Place {
     GuestRead,
     GuestWrite,
     GuestFlush,
+    /// What a guest writes is about to be noted. A failure costs the disk its tracking, and the guest nothing.
+    Track,
     /// Freeze: guests wait, nothing has changed.
     Barrier,
     /// Freeze: the children are made, the record does not name them.

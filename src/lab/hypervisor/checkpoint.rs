@@ -23,7 +23,7 @@ use crate::lab::hypervisor::freeze::{at_barrier, child_path, refusal};
 use crate::lab::hypervisor::image::Layers;
 use crate::lab::hypervisor::machine::{Machine, discard};
 use crate::lab::hypervisor::merge;
-use crate::lab::hypervisor::record::{CheckpointRecord, Record};
+use crate::lab::hypervisor::record::{CheckpointRecord, Lost, Record};
 
 /// Checkpoints of a machine, as in Hyper-V.
 const CHECKPOINTS_MAX: usize = 50;
@@ -103,7 +103,8 @@ pub(crate) fn apply(machine: &Machine, id: Uuid) -> Result<()> {
             record.change_disk(slot, |disk| {
                 left = Some(std::mem::replace(&mut disk.path, child.clone()));
                 disk.image = None;
-                disk.lose_tracking(format!("the checkpoint `{}` was applied", checkpoint.name));
+                let reason = format!("the checkpoint `{}` was applied", checkpoint.name);
+                disk.lose_tracking(Lost::writes(reason));
             });
             record.discard.extend(left);
         }

@@ -32,7 +32,7 @@ use crate::lab::hypervisor::claims::{Claim, Use};
 use crate::lab::hypervisor::home::Home;
 use crate::lab::hypervisor::image::Layers;
 use crate::lab::hypervisor::image_state::{Fingerprint, ImageState};
-use crate::lab::hypervisor::record::DiskRecord;
+use crate::lab::hypervisor::record::{DiskRecord, Lost};
 use crate::lab::hypervisor::store::{lock, of_io};
 use crate::lab::hypervisor::tracking::{self, Tracker};
 use crate::lab::hypervisor::witness::Tell;
@@ -105,7 +105,10 @@ impl Disk {
         if let Some(generations) = tracking {
             match Tracker::load(&home.tracking_folder(&slot), &generations) {
                 Ok(loaded) => tracker = Some(loaded),
-                Err(error) => lose_tracking(&home, &slot, OPERATION, report::chain(&error))?,
+                Err(error) => {
+                    let lost = Lost::writes(report::chain(&error));
+                    lose_tracking(&home, &slot, OPERATION, lost)?;
+                }
             }
         }
         Ok(Disk {
@@ -239,8 +242,8 @@ impl Disk {
         if let Some(Err(what)) = changed
             && record.tracking.is_some()
         {
-            let reason = format!("the disk was changed while nobody tracked it: {what}");
-            lose_tracking(&self.home, &self.slot, OPERATION, reason)?;
+            let reason = format!("it was changed while nobody tracked it: {what}");
+            lose_tracking(&self.home, &self.slot, OPERATION, Lost::offline(reason))?;
             state.tracker = None;
         }
         self.home.store.update(OPERATION, |record| {
@@ -251,8 +254,8 @@ impl Disk {
         if let Some(tracker) = &state.tracker
             && tracker.generations().size != top.virtual_size
         {
-            let reason = format!("the disk has {} bytes now", top.virtual_size);
-            lose_tracking(&self.home, &self.slot, OPERATION, reason)?;
+            let reason = format!("it has {} bytes now", top.virtual_size);
+            lose_tracking(&self.home, &self.slot, OPERATION, Lost::offline(reason))?;
             state.tracker = None;
         }
         *lock(&self.shape) = Some(Shape::of(&layers));
@@ -332,10 +335,10 @@ pub(crate) fn lose_tracking(
     home: &Home,
     slot: &DiskSlot,
     operation: &'static str,
-    reason: String,
+    lost: Lost,
 ) -> Result<()> {
-    tracing::warn!(vm = %home.vm, disk = %slot, reason, "tracking is lost");
+    tracing::warn!(vm = %home.vm, disk = %slot, reason = lost.reason, "tracking is lost");
     home.store.update(operation, |record| {
-        record.change_disk(slot, |disk| disk.lose_tracking(reason));
+        record.change_disk(slot, |disk| disk.lose_tracking(lost));
     })
 }

@@ -19,7 +19,7 @@ use crate::ids::VmId;
 use crate::lab::hypervisor::create;
 use crate::lab::hypervisor::home::Home;
 use crate::lab::hypervisor::machine::Machine;
-use crate::lab::hypervisor::record::Record;
+use crate::lab::hypervisor::record::{Lost, Record};
 use crate::lab::hypervisor::store::{of_durable, of_io};
 
 /// Ends a machine here and puts its folder at `to`, where nothing may be yet.
@@ -71,7 +71,7 @@ fn arrived(mut record: Record, arrival: &Arrival) -> Record {
     }
     if let Some(reason) = &arrival.tracking_lost {
         for disk in record.disks.values_mut() {
-            disk.lose_tracking(reason.clone());
+            disk.lose_tracking(Lost::writes(reason.clone()));
         }
     }
     let Some(id) = &arrival.id else { return record };

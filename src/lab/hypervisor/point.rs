@@ -165,18 +165,20 @@ pub(crate) fn changes(
     let point = frozen(machine, id, OPERATION)?;
     let disk = machine.disk(slot)?;
     let state = disk.shared()?;
-    let tracker = state.tracker.as_ref().ok_or_else(|| {
-        let reason = disk.record().ok().and_then(|disk| disk.tracking_lost);
-        lost(reason.unwrap_or_else(|| "the disk is not tracked".to_owned()))
-    })?;
+    // What ended the tracking that the cursor is of, where somebody knows.
+    let ended = |otherwise: String| match disk.record().ok().and_then(|disk| disk.tracking_lost) {
+        Some(known) => error(known.kind, known.reason),
+        None => lost(otherwise),
+    };
+    let tracker = state.tracker.as_ref();
+    let tracker = tracker.ok_or_else(|| ended("the disk is not tracked".to_owned()))?;
     let generations = tracker.generations();
     let since = Cursor::parse(since)
         .ok_or_else(|| lost("the cursor is of another kind or version".to_owned()))?;
-    // Cursors of the tracking that was lost are told why it was.
-    let first = generations.first_of(&since, slot).map_err(|detail| {
-        let reason = disk.record().ok().and_then(|disk| disk.tracking_lost);
-        let reason = reason.map(|reason| format!("{detail}: {reason}"));
-        lost(reason.unwrap_or(detail))
+    let first = generations.first_of(&since, slot);
+    let first = first.map_err(|why| match since.tracking == generations.tracking {
+        true => lost(why),
+        false => ended(why),
     })?;
     let own = point.cursors.get(slot).and_then(Cursor::parse);
     let own = own.filter(|own| own.tracking == generations.tracking);

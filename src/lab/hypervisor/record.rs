@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::host::lab::spec::Settings;
-use crate::host::{Backing, BootGeneration, FrozenPoint, PowerState, TrackingCursor};
+use crate::host::{Backing, BootGeneration, FrozenPoint, Kind, PowerState, TrackingCursor};
 use crate::ids::{DiskSlot, FrozenPointId, VmId};
 use crate::lab::hypervisor::image_state::ImageState;
 use crate::lab::hypervisor::tracking::Generations;
@@ -54,8 +54,8 @@ pub(crate) struct DiskRecord {
     /// Whether the live image is to be merged into its parent, which then is the live image.
     pub(crate) merging: bool,
     pub(crate) tracking: Option<Generations>,
-    /// Why the last tracking ended that nobody has stopped.
-    pub(crate) tracking_lost: Option<String>,
+    /// Why tracking ended last that nobody has stopped. It is known as long as somebody may ask with an older cursor.
+    pub(crate) tracking_lost: Option<Lost>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,6 +82,32 @@ pub(crate) struct CheckpointRecord {
     pub(crate) name: String,
     pub(crate) taken_at: Timestamp,
     pub(crate) images: BTreeMap<DiskSlot, PathBuf>,
+}
+
+/// Why tracking ended that nobody has stopped.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Lost {
+    pub(crate) kind: Kind,
+    pub(crate) reason: String,
+}
+
+impl Lost {
+    /// A write may have been missed.
+    pub(crate) const fn writes(reason: String) -> Self {
+        Lost {
+            kind: Kind::TrackingLost,
+            reason,
+        }
+    }
+
+    /// Somebody has changed the image while it was nobody's.
+    pub(crate) const fn offline(reason: String) -> Self {
+        Lost {
+            kind: Kind::DiskChangedOffline,
+            reason,
+        }
+    }
 }
 
 impl Record {
@@ -149,10 +175,10 @@ impl DiskRecord {
         matches!(self.backing, Backing::Vhd | Backing::Vhdx)
     }
 
-    /// Ends tracking because of `reason`.
-    pub(crate) fn lose_tracking(&mut self, reason: String) {
+    /// Ends tracking because of `lost`.
+    pub(crate) fn lose_tracking(&mut self, lost: Lost) {
         if self.tracking.take().is_some() {
-            self.tracking_lost = Some(reason);
+            self.tracking_lost = Some(lost);
         }
     }
 }

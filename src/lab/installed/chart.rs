@@ -25,6 +25,7 @@ pub const FILES: &[(&str, &str)] = &[
     file!("templates/NOTES.txt"),
     file!("templates/_helpers.tpl"),
     file!("templates/crds.yaml"),
+    file!("templates/data-path.yaml"),
     file!("templates/deployment.yaml"),
     file!("templates/extraobjects.yaml"),
     file!("templates/metrics.yaml"),

@@ -335,23 +335,6 @@ fn what_an_old_host_captured_is_not_sealed_after_what_a_newer_one_sealed() {
 }
 
 #[test]
-fn all_disks_whose_tracking_was_lost_are_compared_from_one_point() {
-    perform(async {
-        let mut play = protected(&[4 * CHUNK; 3]).await;
-        let freezes = play.world.model.freezes();
-        for disk in [0, 2] {
-            play.world.model.lose_tracking(disk);
-            play.world.model.write(disk, CHUNK, &[b'B'; 512]);
-        }
-        synchronize(&play);
-        until_points(&play, 2).await;
-        // A barrier that finds it out, one to copy, and the barrier after it.
-        assert_eq!(play.world.model.freezes(), freezes + 3);
-        verdict::converge(&mut play).await;
-    });
-}
-
-#[test]
 fn a_clock_that_jumps_changes_neither_the_order_of_points_nor_ends_retries() {
     for days in [-400, 400] {
         perform(async {

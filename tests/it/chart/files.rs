@@ -131,7 +131,9 @@ async fn values_that_mean_nothing_are_refused_by_name() {
 #[tokio::test]
 async fn the_api_server_takes_what_is_rendered() {
     let cluster = shared().await;
+    let workers = json!({ "dataPath": { "workers": { "replicas": 2 } } });
     let everything = json!({
+        "dataPath": { "workers": { "replicas": 3, "resources": { "limits": { "memory": "2Gi" } } } },
         "watchNamespaces": ["default", "kube-public"],
         "ambientIdentityNamespaces": ["default"],
         "image": { "digest": format!("sha256:{}", "0".repeat(64)) },
@@ -164,7 +166,7 @@ async fn the_api_server_takes_what_is_rendered() {
             "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: {{ .Release.Name }}-as-text\n",
         ],
     });
-    for (values, objects) in [(json!({}), 14), (everything, 20)] {
+    for (values, objects) in [(json!({}), 14), (workers, 21), (everything, 31)] {
         let rendered = render(cluster, &values).unwrap();
         let mut kubectl = cluster.kubectl();
         kubectl.args([

@@ -8,10 +8,12 @@ use kube::api::PostParams;
 use serde_json::json;
 use site_recovery::lab::cluster::Cluster;
 use site_recovery::lab::examples::{self, Storage};
+use site_recovery::lab::installed::http;
+use site_recovery::lab::process::port;
 use site_recovery::secret::Secret;
 
 use crate::chart::release::{install, start_ready, wait, wait_until_leads};
-use crate::shared_cluster::{eventually, kubectl, make_namespace, shared};
+use crate::shared_cluster::{NEVER, eventually, kubectl, make_namespace, shared};
 
 /// In a namespace whose sites and VMs are acted upon.
 pub(crate) const WATCHED: [&str; 13] = [
@@ -37,6 +39,21 @@ pub(crate) const ELECTION: [&str; 3] = [
 ];
 /// In kube-system.
 pub(crate) const IDENTITY: [&str; 1] = ["get namespaces kube-system"];
+/// What a worker of the data path may do in a namespace whose sites and VMs are acted upon.
+const READ: [&str; 5] = [
+    "get secrets",
+    "list hypervsites.siterecovery.dev",
+    "list protectedvms.siterecovery.dev",
+    "watch hypervsites.siterecovery.dev",
+    "watch protectedvms.siterecovery.dev",
+];
+/// And in the release's own.
+const MEMBERSHIP: [&str; 4] = [
+    "create leases.coordination.k8s.io",
+    "delete leases.coordination.k8s.io",
+    "list leases.coordination.k8s.io",
+    "patch leases.coordination.k8s.io",
+];
 /// Resources that every ServiceAccount may look at: who it is, what it may, whom to trust.
 const EVERYBODY: [&str; 3] = [
     ".authentication.k8s.io",
@@ -44,9 +61,13 @@ const EVERYBODY: [&str; 3] = [
     "clustertrustbundles.",
 ];
 
-/// Everything that the release's controller may do in `namespace`, beyond what everybody may.
-async fn rights(cluster: &Cluster, release: &str, namespace: &str) -> BTreeSet<String> {
-    let access = cluster.service_account(release, "site-recovery").await;
+/// Everything that an account of the release may do in `namespace`, beyond what everybody may.
+async fn rights(
+    cluster: &Cluster,
+    (release, account): (&str, &str),
+    namespace: &str,
+) -> BTreeSet<String> {
+    let access = cluster.service_account(release, account).await;
     let client = access.unwrap().client().await.unwrap();
     let review = SelfSubjectRulesReview {
         spec: SelfSubjectRulesReviewSpec {
@@ -80,19 +101,29 @@ async fn rights(cluster: &Cluster, release: &str, namespace: &str) -> BTreeSet<S
     rights
 }
 
-/// Waits until the rights are exactly these; a binding takes effect a moment after it is made.
+/// Waits until the controller's rights are exactly these.
 pub(crate) async fn expect_rights(
     cluster: &Cluster,
     release: &str,
     namespace: &str,
     expected: &[&[&str]],
 ) {
+    expect_rights_of(cluster, (release, "site-recovery"), namespace, expected).await;
+}
+
+/// Waits until an account's rights are exactly these; a binding takes effect a moment after it is made.
+async fn expect_rights_of(
+    cluster: &Cluster,
+    account: (&str, &str),
+    namespace: &str,
+    expected: &[&[&str]],
+) {
     let expected: BTreeSet<String> = expected.concat().into_iter().map(str::to_owned).collect();
-    let mut found = rights(cluster, release, namespace).await;
+    let mut found = rights(cluster, account, namespace).await;
     let mut attempts = 0..100;
     while found != expected && attempts.next().is_some() {
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-        found = rights(cluster, release, namespace).await;
+        found = rights(cluster, account, namespace).await;
     }
     assert_eq!(found, expected, "in {namespace}");
 }
@@ -171,4 +202,39 @@ async fn in_some_namespaces_it_has_what_it_needs_there_and_elsewhere_nothing() {
     let log = controller.log().text();
     assert!(!log.contains("forbidden"), "{log}");
     assert_eq!(controller.ended().unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_worker_of_the_data_path_reads_what_it_needs_and_writes_nothing_but_leases() {
+    let cluster = shared().await;
+    for namespace in ["work-watched", "work-other"] {
+        make_namespace(cluster, namespace);
+    }
+    let values = json!({
+        "crds": { "install": false },
+        "watchNamespaces": ["work-watched"],
+        "dataPath": { "workers": { "replicas": 1 } },
+    });
+    let installed = install(cluster, "work", &values).await;
+
+    let account = ("work", "site-recovery-data-path");
+    expect_rights_of(cluster, account, "work-watched", &[&READ]).await;
+    expect_rights_of(cluster, account, "work-other", &[]).await;
+    expect_rights_of(cluster, account, "work", &[&MEMBERSHIP]).await;
+    expect_rights_of(cluster, account, "kube-system", &[&IDENTITY]).await;
+
+    apply_examples(cluster, "work-watched");
+    let binary = std::path::Path::new(env!("CARGO_BIN_EXE_site-recovery"));
+    let probes = port::free().unwrap();
+    let worker = installed.start_worker(cluster, binary, "work-1", probes);
+    let mut worker = worker.await.unwrap();
+    let ready = || http::is_ready(probes);
+    worker.wait_ready(NEVER, ready).await.unwrap();
+    eventually("a look at the site", async || {
+        let log = worker.log().text();
+        log.contains("Secret work-watched/lab-storage does not exist")
+    })
+    .await;
+    let log = worker.log().text();
+    assert!(!log.contains("forbidden"), "{log}");
 }

@@ -23,7 +23,7 @@ async fn absence_is_filled_with_the_documented_defaults() {
         },
         "replicationPolicy": {
             "copyFrequency": "5m",
-            "recoveryPoints": { "keep": [{ "every": "1h", "for": "24h" }] },
+            "recoveryPoints": { "keep": [{ "every": "5m", "for": "2h" }, { "every": "1h", "for": "24h" }] },
             "appConsistentFrequency": "0h",
             "initialReplication": { "maxConcurrentPerHost": 2 },
         },

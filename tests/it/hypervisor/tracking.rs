@@ -59,8 +59,12 @@ impl Tracked {
     }
 
     fn lost(&self, cursor: &TrackingCursor) -> String {
+        self.lost_as(Kind::TrackingLost, cursor)
+    }
+
+    fn lost_as(&self, kind: Kind, cursor: &TrackingCursor) -> String {
         let lost = self.since(cursor).unwrap_err();
-        assert_eq!(lost.kind, Kind::TrackingLost);
+        assert_eq!(lost.kind, kind);
         lost.detail
     }
 
@@ -184,12 +188,15 @@ fn a_disk_that_others_have_written_while_it_was_off_is_noticed() {
     image.write_at(0, &[1; 512]).unwrap();
     image.close().unwrap();
     tracked.rig.start_again();
-    assert!(tracked.lost(&cursor).contains("DataWriteGuid"));
+    let offline = || tracked.lost_as(Kind::DiskChangedOffline, &cursor);
+    assert!(offline().contains("DataWriteGuid"));
     tracked
         .rig
         .host()
         .start_tracking(&tracked.vm, &[slot(0)])
         .unwrap();
+    // That it is tracked again does not take back why the older cursor is of no use.
+    assert!(offline().contains("DataWriteGuid"));
     let cursor = tracked.cursor();
     tracked.write(0, 512);
     assert_eq!(tracked.since(&cursor).unwrap(), [range(0, 4096)]);

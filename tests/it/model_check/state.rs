@@ -15,6 +15,7 @@ use site_recovery::replica::seal::{Barrier, Consistency, DiskCursor};
 use site_recovery::units::Sequence;
 
 use super::agent::Agent;
+use super::prune::{Run, Snapshot};
 use super::worker::Hand;
 
 pub(super) const PAGE: u64 = 4096;
@@ -68,6 +69,10 @@ pub(super) enum Careless {
     Compare,
     /// Pages are written whatever the blob's number is.
     Fence,
+    /// What was dropped is deleted, whoever has pinned it meanwhile.
+    Look,
+    /// What no manifest names is deleted, whoever has pinned it.
+    Collect,
 }
 
 /// How often what may happen, and who there is.
@@ -83,6 +88,9 @@ pub(super) struct Budget {
     pub(super) losses: u8,
     pub(super) engines: usize,
     pub(super) workers: usize,
+    /// How often a worker prunes or collects.
+    pub(super) cleans: u8,
+    pub(super) runs: u8,
     pub(super) careless: Option<Careless>,
 }
 
@@ -108,6 +116,10 @@ pub(super) struct State {
     pub(super) manifest: Keyed<Manifest>,
     pub(super) blob: [u8; 2],
     pub(super) number: u64,
+    pub(super) snapshots: BTreeSet<Snapshot>,
+    /// The point that the fence names as pinned.
+    pub(super) pinned: Option<u64>,
+    pub(super) run: Run,
     pub(super) inbox: BTreeMap<u64, Keyed<Found>>,
     pub(super) network: Vec<Delayed>,
     pub(super) agents: Vec<Agent>,
@@ -175,15 +187,17 @@ pub(super) fn known(manifest: &Manifest) -> [u8; 2] {
     known
 }
 
-pub(super) fn snapshot(blob: [u8; 2]) -> PointDisk {
+/// A snapshot says in its name what it holds, and which generation cut it.
+pub(super) fn snapshot(blob: [u8; 2], generation: u64) -> PointDisk {
     PointDisk {
-        snapshot: format!("{},{}", blob[0], blob[1]),
+        snapshot: format!("{},{}@{generation}", blob[0], blob[1]),
         size: SIZE,
     }
 }
 
 fn content(point: &Point) -> [u8; 2] {
-    let (a, b) = point.disks[&disk()].snapshot.split_once(',').unwrap();
+    let (held, _) = point.disks[&disk()].snapshot.split_once('@').unwrap();
+    let (a, b) = held.split_once(',').unwrap();
     [a.parse().unwrap(), b.parse().unwrap()]
 }
 
@@ -212,7 +226,7 @@ impl State {
             sequence,
             barrier: barrier(0),
             published: Timestamp::UNIX_EPOCH,
-            disks: [(disk(), snapshot([0, 0]))].into(),
+            disks: [(disk(), snapshot([0, 0], 0))].into(),
         });
         let since = [(disk(), cursor_of(0))].into();
         let mut agents = vec![Agent::in_phase(Phase::Replicating { since })];
@@ -227,6 +241,9 @@ impl State {
             manifest: Keyed::new(manifest),
             blob: [0; 2],
             number: 0,
+            snapshots: [(1, 0)].into(),
+            pinned: None,
+            run: Run::None,
             inbox: BTreeMap::new(),
             network: Vec::new(),
             agents,
@@ -264,6 +281,7 @@ impl State {
             let delayed = next.network.remove(number);
             all.push((format!("delivered late: {}", next.deliver(delayed)), next));
         }
+        all.extend(self.run_acts());
         for number in 0..self.agents.len() {
             all.extend(self.agent_acts(number));
         }
@@ -318,6 +336,9 @@ impl State {
                     self.blob
                 ));
             }
+        }
+        if let Some(missing) = self.missing_snapshot() {
+            return Some(missing);
         }
         let waits = |id: &Keyed<Digest>| {
             let mut behind = self

@@ -7,6 +7,7 @@ use site_recovery::datapath::advance::{self, Brought, Cut};
 use site_recovery::datapath::plan::{self, Ahead, Cycle, Plan};
 use site_recovery::replica::manifest::Manifest;
 
+use super::prune::Broom;
 use super::state::{Careless, Delayed, Keyed, PAGE, State, disk, snapshot, table};
 
 /// Workers could take over from each other for ever.
@@ -27,6 +28,7 @@ pub(super) enum Hand {
     Writes(Keyed<Manifest>, Keyed<Cycle>, usize),
     Publishes(Keyed<Manifest>, Keyed<Manifest>, Keyed<Cycle>),
     Deletes(Keyed<Manifest>, Keyed<Cycle>),
+    Cleans(Keyed<Manifest>, Broom),
 }
 
 /// The pages that a cycle writes.
@@ -61,6 +63,9 @@ impl State {
             next.workers[number] = Hand::Idle;
             all.push((who(&format!("gives up writing {value}")), next));
         }
+        if let Hand::Owns(held) = hand {
+            all.extend(self.cleaning(number, held));
+        }
         let mut next = self.clone();
         if let Some(what) = next.work(number) {
             all.push((who(what), next));
@@ -72,7 +77,7 @@ impl State {
     fn work(&mut self, number: usize) -> Option<&'static str> {
         let hand = std::mem::replace(&mut self.workers[number], Hand::Idle);
         let (now, what) = match hand {
-            Hand::Idle if self.inbox.is_empty() => return None,
+            Hand::Idle if self.inbox.is_empty() && self.left.cleans == 0 => return None,
             Hand::Idle if self.manifest.value.writer.generation.value() >= OWNERS => return None,
             Hand::Idle => (Hand::Raises(self.manifest.clone()), "loads"),
             Hand::Raises(held) => {
@@ -127,13 +132,14 @@ impl State {
                 }
                 (Hand::Owns(held), "deletes what it applied")
             }
+            Hand::Cleans(held, broom) => self.clean(held, broom),
         };
         self.workers[number] = now;
         Some(what)
     }
 
     /// Replaces the manifest if it is still the one that was held.
-    fn save(
+    pub(super) fn save(
         &mut self,
         held: &Keyed<Manifest>,
         manifest: Manifest,
@@ -193,10 +199,14 @@ impl State {
         let said: BTreeMap<usize, u8> = all.into_iter().collect();
         let sequence = cycle.value.target().seal.sequence.value();
         let point = advance::disks_at_barrier(&held.value, &cycle.value);
+        let generation = held.value.writer.generation.value();
         let cut = (!point.is_empty()).then(|| Cut {
-            disks: [(disk(), snapshot(self.blob))].into(),
+            disks: [(disk(), snapshot(self.blob, generation))].into(),
             at: Timestamp::UNIX_EPOCH,
         });
+        if cut.is_some() {
+            self.snapshots.insert((sequence, generation));
+        }
         let tables = [(disk(), table(&said, sequence))].into();
         let finished = advance::finished(&held.value, &cycle.value, Brought { tables, cut });
         (Hand::Publishes(held, Keyed::new(finished), cycle), "cuts")

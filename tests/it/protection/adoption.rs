@@ -10,7 +10,7 @@ use site_recovery::controller::documents;
 use site_recovery::ids::ObjectName;
 use site_recovery::lab::guest;
 use site_recovery::lab::guest::client::{Address, Client};
-use site_recovery::lab::stage::Controller;
+use site_recovery::lab::stage::Replica;
 use site_recovery::lab::stage::host::Host;
 use site_recovery::replica::manifest::Manifest;
 use site_recovery::replica::names::{self, Prefix};
@@ -19,7 +19,7 @@ use site_recovery::units::{ByteRange, Generation, MIB, to_usize};
 
 use super::world::{NAMESPACE, SITE, World, blocking, machine, protected_vm, until, values};
 
-async fn protected() -> (World, Host, Controller, String) {
+async fn protected() -> (World, Host, Replica, String) {
     let world = World::new().await;
     let mut host = world.host("hv1").await;
     machine(&host, "web", &[("scsi:0:0", 128 * MIB)], 48 * MIB).await;

@@ -3,7 +3,7 @@
 use serde_json::json;
 use site_recovery::api::vm_status::ProtectedVMStatus;
 use site_recovery::host::lab::spec::{DiskContent, DiskSpec};
-use site_recovery::lab::stage::Controller;
+use site_recovery::lab::stage::Replica;
 use site_recovery::lab::stage::host::Host;
 use site_recovery::units::MIB;
 
@@ -21,7 +21,7 @@ fn ids(status: &ProtectedVMStatus) -> Vec<(String, String)> {
 }
 
 /// A VM with two disks, whose changes follow.
-async fn protected() -> (World, Host, Machine, Controller) {
+async fn protected() -> (World, Host, Machine, Replica) {
     let world = World::new().await;
     let mut host = world.host("hv1").await;
     let web = machine(

@@ -93,7 +93,7 @@ async fn a_vm_that_moves_goes_on_with_its_changes_and_the_host_that_it_left_is_r
     let resync = status.resynchronization.unwrap();
     assert!(
         resync
-            .reason
+            .message
             .unwrap()
             .contains("without its change tracking")
     );

@@ -6,7 +6,7 @@ use kube::api::ListParams;
 use site_recovery::api::vm_status::{Health, ProtectedVMStatus};
 use site_recovery::host::Kind;
 use site_recovery::host::lab::fault::{Effect, Fault, Place};
-use site_recovery::lab::stage::Controller;
+use site_recovery::lab::stage::Replica;
 use site_recovery::units::MIB;
 
 use super::world::{NAMESPACE, World, blocking, machine, protected_vm, until};
@@ -38,7 +38,7 @@ async fn warnings(world: &World) -> Vec<(String, String)> {
 }
 
 /// Waits until the metrics have a line that begins so.
-async fn until_metric(controller: &Controller, wanted: &str) -> String {
+async fn until_metric(controller: &Replica, wanted: &str) -> String {
     until(wanted, async || {
         let text = controller.metrics().await?;
         let line = text.lines().find(|line| line.starts_with(wanted))?;
@@ -48,7 +48,7 @@ async fn until_metric(controller: &Controller, wanted: &str) -> String {
 }
 
 /// How often VMs were looked at.
-async fn looks(controller: &Controller) -> u64 {
+async fn looks(controller: &Replica) -> u64 {
     let line = until_metric(
         controller,
         r#"site_recovery_reconciliations_total{kind="ProtectedVM"}"#,

@@ -16,7 +16,7 @@ use site_recovery::engine::ledger::Store;
 use site_recovery::engine::phase::Phase;
 use site_recovery::replica::manifest::Head;
 use site_recovery::report::Code;
-use site_recovery::units::{Clock, Sequence, SystemClock};
+use site_recovery::units::{Clock, Sequence, SystemClock, to_u64};
 
 use super::world::{Running, World};
 
@@ -124,13 +124,45 @@ async fn a_delta_that_was_cut_off_anywhere_does_not_keep_a_replica_from_its_sour
 }
 
 #[tokio::test]
+async fn a_delta_that_was_cut_off_goes_on_behind_what_of_it_is_sealed() {
+    // Given an agent that died after a part of a delta, and one that died after one more
+    let mut worker = None;
+    let world = world_before_a_long_delta(&mut worker).await;
+    let mut worker = worker.unwrap();
+    cut_off_after(&world, &mut worker, 1).await;
+    let mut engine = world.start_with(with_seals(&world, 1).await);
+    engine.wait_for_trouble().await;
+    drop(engine);
+    // When another goes on
+    let mut engine = world.start().await;
+    engine.wait_until_replicating().await;
+    // Then nothing was shipped twice, and the newest point is the source.
+    let manifest = world.manifest().await;
+    let first = manifest.last_applied.sequence.next();
+    let ahead = inbox::read_ahead(&world.cloud, &manifest, first).await;
+    let ahead = ahead.unwrap();
+    let disks = ahead.found().iter().flat_map(|found| &found.seal.disks);
+    let shipped: u64 = disks
+        .flat_map(|disk| &disk.logs)
+        .map(|log| log.length)
+        .sum();
+    assert!(
+        (40..41).contains(&(shipped / to_u64(MIB))),
+        "{shipped} bytes"
+    );
+    world.apply_all(&mut worker).await;
+    world.assert_point_is_what_was_frozen().await;
+}
+
+#[tokio::test]
 async fn a_copy_that_dies_as_soon_as_it_gave_up_a_delta_is_begun_again() {
     for seals in [1, 2] {
-        // Given parts of a delta, and a copy after them that died after so many seals
+        // Given parts of a delta that cannot be gone on with, and a copy after them that died after so many seals
         let mut worker = None;
         let world = world_before_a_long_delta(&mut worker).await;
         let mut worker = worker.unwrap();
         cut_off_after(&world, &mut worker, 2).await;
+        world.lose_state();
         let store = with_seals(&world, seals).await;
         let mut engine = start_without_tracking(&world, store).await;
         applying(&world, &mut worker, engine.wait_for_trouble()).await;

@@ -6,7 +6,7 @@ use site_recovery::blob::error::Operation;
 use site_recovery::blob::faulty::rule::{Calls, Effect, Failure};
 use site_recovery::blob::names::BlobRef;
 use site_recovery::blob::parameters::{Condition, DeleteSnapshots};
-use site_recovery::datapath::runner::{DataPath, Duties};
+use site_recovery::datapath::runner::{DataPath, Duties, Role};
 use site_recovery::datapath::worker::{Step, Worker};
 use site_recovery::ids::ChainId;
 use site_recovery::replica::names::{self, InboxBlob};
@@ -180,7 +180,7 @@ async fn a_late_seal_of_a_retired_chain_is_garbage() {
 #[tokio::test]
 async fn a_data_path_that_is_told_twice_begins_one_chain() {
     let world = World::new(&[usize::try_from(SIZE).unwrap()]).await;
-    let (datapath, mut changes) = DataPath::new(1, Arc::new(SystemClock));
+    let (datapath, mut changes) = DataPath::new(Role::Inside, 1, Arc::new(SystemClock));
     datapath.attach(world.cloud.clone(), Duties::default());
     let id = world.cloud.id.clone();
     let chain = world.manifest().await.chain;

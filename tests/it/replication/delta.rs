@@ -161,6 +161,37 @@ async fn a_disk_that_lost_its_tracking_waits_for_leave_and_is_compared_alone() {
 }
 
 #[tokio::test]
+async fn disks_that_are_lost_at_the_same_time_are_compared_together() {
+    for (first, second) in [
+        (Lost::Tracking, Lost::Tracking),
+        (Lost::Tracking, Lost::Overgrown),
+    ] {
+        let (world, mut engine) = protected().await;
+        // Given a barrier that can count the changes of no disk
+        for (disk, lost) in [first, second].into_iter().enumerate() {
+            let before = world.model.content(disk);
+            match lost {
+                Lost::Tracking => world.model.lose_tracking(disk),
+                Lost::Overgrown => world.model.write(disk, 0, &before),
+            }
+        }
+        engine.synchronize.notify_one();
+        engine
+            .wait_for(|phase| matches!(phase, Phase::ResyncRequired { .. }))
+            .await;
+        // Then one comparison of both is demanded.
+        let demand = engine.observed.borrow().demand.clone().unwrap();
+        assert_eq!(demand.disks, world.disks.keys().cloned().collect());
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Lost {
+    Tracking,
+    Overgrown,
+}
+
+#[tokio::test]
 async fn a_comparison_that_is_interrupted_at_any_point_comes_to_its_end() {
     let (world, mut engine) = protected().await;
     let mut random = vec![0; 4 * MIB];

@@ -17,7 +17,7 @@ fn at(second: i64) -> Timestamp {
 fn healthy() -> Situation<'static> {
     Situation {
         point: true,
-        suspended: false,
+        pause: None,
         silent: false,
         phase: Some(Phase::Replicating),
         resync: None,
@@ -144,14 +144,29 @@ fn a_data_path_that_lags_is_a_warning_of_its_own() {
 }
 
 #[test]
-fn suspended_is_a_warning_and_nothing_else() {
-    let suspended = Situation {
-        suspended: true,
+fn suspended_is_a_warning_that_says_by_whom_and_nothing_else() {
+    let suspended = |pause| Situation {
+        pause,
         phase: Some(Phase::Suspended),
         uploaded: Some(1000 * MINUTE),
         ..healthy()
     };
-    assert_eq!(codes(&suspended), only("Suspended", false));
+    let cases = [
+        (Some(Pause::Vm), "spec.suspend of the VM"),
+        (Some(Pause::Site), "spec.suspend of its HyperVSite"),
+    ];
+    for (pause, said) in cases {
+        let of = suspended(pause);
+        assert_eq!(codes(&of), only("Suspended", false));
+        assert!(reasons(&of)[0].text.contains(said), "{pause:?}");
+    }
+    // Until its agent has gone on it is said as before.
+    let goes_on = Situation {
+        uploaded: Some(MINUTE),
+        ..suspended(None)
+    };
+    assert_eq!(codes(&goes_on), only("Suspended", false));
+    assert_eq!(reasons(&suspended(Some(Pause::Maintenance))), []);
 }
 
 #[test]
@@ -167,7 +182,8 @@ fn a_resynchronization_is_critical_until_it_runs() {
         ..healthy()
     };
     assert_eq!(codes(&required), only("ResynchronizationRequired", true));
-    assert!(reasons(&required)[0].text.contains("the host crashed"));
+    let said = &reasons(&required)[0].text;
+    assert!(said.ends_with(": the host crashed"), "{said}");
     resync.running = true;
     let running = Situation {
         phase: Some(Phase::Copying),

@@ -38,31 +38,38 @@ pub(super) fn verdict(need: &Need) -> Verdict {
     }
 }
 
+/// What happened, what it costs, and what ends it.
 fn message(need: &Need) -> String {
     let disks = match need.disks.as_slice() {
-        [] => "all disks".to_owned(),
-        some => some.join(", "),
+        [] => "all disks are".to_owned(),
+        [one] => format!("disk {one} is"),
+        some => format!("disks {} are", some.join(", ")),
     };
-    let reason = &need.reason;
-    let now = "siterecovery.dev/resynchronize=<any new value>";
-    match &need.leave {
+    let happened = &need.reason.message;
+    let begins = match &need.leave {
         Leave::Now => {
-            format!("{disks} are compared with the replica: {reason}; recovery points stay usable")
+            return format!(
+                "{happened}; {disks} compared with the replica, whose recovery points stay usable"
+            );
         }
         Leave::Opens(at) => format!(
-            "{disks} have to be compared with the replica: {reason}; until then nothing is replicated; it begins at {}, \
-             when the site's window opens, or at once with the annotation {now}",
+            "that begins at {}, when the site's window opens, or at once with",
             minute(*at)
         ),
-        Leave::Manual => format!(
-            "{disks} have to be compared with the replica: {reason}; the site does not do so by itself \
-             (resynchronization.automatic): begin it with the annotation {now}"
-        ),
-        Leave::Unclear(error) => format!(
-            "{disks} have to be compared with the replica: {reason}; the site's resynchronization.window is not \
-             understood: {error}; mend it, or begin at once with the annotation {now}"
-        ),
-    }
+        Leave::Manual => {
+            "the site does not begin it by itself (resynchronization.automatic): begin it with"
+                .to_owned()
+        }
+        Leave::Unclear(error) => {
+            format!(
+                "the site's resynchronization.window is not understood ({error}): mend it, or begin at once with"
+            )
+        }
+    };
+    format!(
+        "{happened}; nothing is replicated until {disks} compared with the replica; {begins} the annotation \
+         siterecovery.dev/resynchronize=<any new value>"
+    )
 }
 
 fn minute(at: Timestamp) -> String {
@@ -111,7 +118,8 @@ pub(super) fn status(
     }
     let same = before.filter(|before| before.reason.is_some() == need.is_some());
     Some(ResynchronizationStatus {
-        reason: need.map(|need| need.reason.clone()),
+        reason: need.map(|need| need.reason.code.to_string()),
+        message: need.map(|need| need.reason.message.clone()),
         since: same.map_or(now, |before| before.since),
         disks: need.map(|need| need.disks.clone()).unwrap_or_default(),
         running: need.is_some_and(|need| need.running),
@@ -127,10 +135,11 @@ pub(super) fn status(
 mod tests {
     use super::*;
     use crate::controller::hours;
+    use crate::report::{Code, Fault};
 
     fn need(leave: Leave) -> Need {
         Need {
-            reason: "TrackingLost: a crash".to_owned(),
+            reason: Fault::new(Code::TrackingLost, "the host crashed"),
             disks: vec!["scsi:0:1".to_owned()],
             running: leave == Leave::Now,
             chain: false,
@@ -150,14 +159,10 @@ mod tests {
             (waiting.ready, waiting.kind),
             (Status::False, Kind::Overdue)
         );
-        for said in [
-            "scsi:0:1",
-            "a crash",
-            "2026-11-23T18:30Z",
-            "siterecovery.dev/resynchronize",
-        ] {
-            assert!(waiting.message.contains(said), "{}", waiting.message);
-        }
+        let said = "the host crashed; nothing is replicated until disk scsi:0:1 is compared with the replica; that begins \
+                    at 2026-11-23T18:30Z, when the site's window opens, or at once with the annotation \
+                    siterecovery.dev/resynchronize=<any new value>";
+        assert_eq!(waiting.message, said);
     }
 
     #[test]

@@ -400,7 +400,7 @@ fn a_site_that_is_lost_does_not_take_back_what_its_vms_were() {
 
 fn requires(leave: Leave) -> Observed {
     let need = Need {
-        reason: "TrackingLost: a crash".to_owned(),
+        reason: Fault::new(Code::TrackingLost, "a crash"),
         disks: Vec::new(),
         running: leave == Leave::Now,
         chain: false,

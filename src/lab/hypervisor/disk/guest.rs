@@ -10,6 +10,7 @@ use crate::formats::{Merge, Result as ImageResult, WritableImage};
 use crate::host::lab::fault::Place;
 use crate::host::{Error, Kind, Result};
 use crate::lab::hypervisor::disk::{Disk, Live, State, lose_tracking};
+use crate::lab::hypervisor::record::Lost;
 use crate::report;
 use crate::units::{ByteRange, to_u64};
 
@@ -95,14 +96,17 @@ impl Disk {
 
     /// Tracks what is about to be written, or gives tracking up.
     fn note(&self, state: &mut State, range: ByteRange) -> Result<()> {
+        const OPERATION: &str = "track a guest's write";
         let Some(tracker) = &mut state.tracker else {
             return Ok(());
         };
-        let Err(error) = tracker.note(range) else {
+        let struck = self.home.strike(Place::Track, Some(&self.slot), OPERATION);
+        let noted = struck.map_err(|error| error.detail);
+        let noted = noted.and_then(|()| tracker.note(range).map_err(|error| report::chain(&error)));
+        let Err(reason) = noted else {
             return Ok(());
         };
-        let reason = report::chain(&error);
-        lose_tracking(&self.home, &self.slot, "track a guest's write", reason)?;
+        lose_tracking(&self.home, &self.slot, OPERATION, Lost::writes(reason))?;
         state.tracker = None;
         Ok(())
     }

@@ -1,0 +1,84 @@
+//! `site-recovery data-path`.
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use crate::blob::http::Http;
+use crate::cli;
+use crate::controller::workers::{self, Config};
+use crate::datapath::runner;
+use crate::shutdown;
+use crate::units::SystemClock;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Where /healthz, /readyz and /metrics are
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        default_value = "0.0.0.0:8080",
+        env = "SITE_RECOVERY_PROBES"
+    )]
+    probes: SocketAddr,
+    /// Watch only this namespace (repeat for more); none: all
+    #[arg(
+        long = "namespace",
+        value_name = "NAMESPACE",
+        env = "SITE_RECOVERY_NAMESPACES",
+        value_delimiter = ','
+    )]
+    namespaces: Vec<String>,
+    /// A namespace whose sites may use this process's own Azure identity (repeat for more)
+    #[arg(
+        long = "ambient-identity-namespace",
+        value_name = "NAMESPACE",
+        env = "SITE_RECOVERY_AMBIENT_IDENTITY_NAMESPACES",
+        value_delimiter = ','
+    )]
+    ambient_namespaces: Vec<String>,
+    /// The namespace of the workers' Leases
+    #[arg(
+        long,
+        value_name = "NAMESPACE",
+        default_value = "default",
+        env = "POD_NAMESPACE"
+    )]
+    lease_namespace: String,
+    /// Who shares the VMs: workers of the same group, which their Leases carry as a label
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "site-recovery",
+        env = "SITE_RECOVERY_GROUP"
+    )]
+    group: String,
+    /// This worker's name and that of its Lease, unique among all; absent: drawn
+    #[arg(long, value_name = "NAME", env = "POD_NAME")]
+    identity: Option<String>,
+    /// Replicas that logs are applied to at the same time; each takes up to 64 MiB
+    #[arg(long, value_name = "NUMBER", default_value_t = runner::CONCURRENCY)]
+    concurrency: u32,
+}
+
+pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
+    cli::runtime()?.block_on(async {
+        let shutdown = shutdown::on_signal()?;
+        let config = Config {
+            client: cli::cluster().await?,
+            namespaces: args.namespaces,
+            ambient_namespaces: args.ambient_namespaces,
+            probes: cli::listen("probes", args.probes).await?,
+            http: Http::new(&[])?,
+            lease_namespace: args.lease_namespace,
+            group: args.group,
+            identity: args.identity.unwrap_or_else(cli::drawn_identity),
+            concurrency: args.concurrency.max(1),
+            clock: Arc::new(SystemClock),
+        };
+        workers::run(config, shutdown)
+            .await
+            .map_err(|fault| anyhow::anyhow!("{fault}"))?;
+        Ok(ExitCode::SUCCESS)
+    })
+}
