@@ -26,6 +26,8 @@ pub mod annotation {
     pub const RETRY: &str = "siterecovery.dev/retry";
     pub const SYNC_NOW: &str = "siterecovery.dev/sync-now";
     pub const RESYNCHRONIZE: &str = "siterecovery.dev/resynchronize";
+    /// On a VM that was imported anew: the id that its replica is of, a full stop, and the new id, as the condition says.
+    pub const REBIND: &str = "siterecovery.dev/rebind";
     /// On a site: arms the breaker of deletions again.
     pub const ALLOW_DELETIONS: &str = "siterecovery.dev/allow-deletions";
     /// On a site: the cluster that is known to be gone, whose place is taken: its UID and term, as the condition

@@ -239,6 +239,8 @@ fn fence(replica: &ReplicaId, disk: &Disk) -> anyhow::Result<Fence> {
         epoch: 0,
         active_side: Side::OnPremises,
         active_run: None,
+        host: None,
+        former_disks: Vec::new(),
         pinned: Vec::new(),
         machine: MachineDescription {
             vm: Uuid::new_v4().to_string().parse()?,

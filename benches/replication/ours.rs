@@ -219,6 +219,8 @@ impl Replica {
             replica: id,
             generation: Generation::new(1),
             term: 0,
+            host: None,
+            former_disks: Vec::new(),
             epoch: 0,
             active_side: ActiveSide::OnPremises,
             active_run: None,

@@ -212,6 +212,7 @@ fn engine(
         publish,
         retry: Arc::new(Notify::new()),
         synchronize: Arc::new(Notify::new()),
+        finish: CancellationToken::new(),
         stop: CancellationToken::new(),
     })
 }

@@ -79,10 +79,10 @@ impl Subject {
     }
 }
 
-/// Looks at an engine as long as it runs.
+/// Looks at an engine as long as it runs. One that ends because it is suspended is shown as such.
 pub struct Observer {
     pub board: Arc<Board>,
-    pub subject: Subject,
+    pub subject: watch::Receiver<Subject>,
     pub observed: watch::Receiver<engine::Observation>,
     pub progress: BTreeMap<DiskId, Arc<Progress>>,
     pub expires: watch::Receiver<Timestamp>,
@@ -103,13 +103,25 @@ impl Observer {
             let counted = counted.collect();
             let engine = self.observed.borrow_and_update().clone();
             let expires = *self.expires.borrow_and_update();
+            let subject = self.subject.borrow_and_update().clone();
             self.board
-                .show(self.subject.observation(&engine, &counted, expires));
-            tokio::select! {
-                changed = self.observed.changed() => if changed.is_err() { return },
-                changed = self.expires.changed() => if changed.is_err() { return },
-                () = tokio::time::sleep(LOOK) => {}
+                .show(subject.observation(&engine, &counted, expires));
+            let changed = tokio::select! {
+                changed = self.observed.changed() => changed,
+                changed = self.expires.changed() => changed,
+                changed = self.subject.changed() => changed,
+                () = tokio::time::sleep(LOOK) => Ok(()),
+            };
+            if changed.is_err() {
+                return self.end();
             }
+        }
+    }
+
+    fn end(&self) {
+        let subject = self.subject.borrow();
+        if subject.suspended {
+            self.board.show(subject.idle(*self.expires.borrow()));
         }
     }
 }

@@ -1,7 +1,8 @@
 //! Keeps one engine for every VM that is to be replicated, and does what the controller commands.
 //!
 //! A command is admitted if its generation is not lower than the VM's, written down, and then in force: an engine is
-//! started, gets new signatures, or ends. A command that was done before gets its answer again.
+//! started, gets new signatures, or ends; one that is suspended seals what it has captured before it ends. A command that
+//! was done before gets its answer again.
 
 mod service;
 
@@ -70,6 +71,9 @@ struct Running {
     expire: watch::Sender<Timestamp>,
     synchronize: Arc<Notify>,
     retry: Arc<Notify>,
+    /// As whose its engine is shown.
+    subject: watch::Sender<Subject>,
+    finish: CancellationToken,
     stop: CancellationToken,
     engine: AbortOnDropHandle<()>,
     _observer: AbortOnDropHandle<()>,
@@ -201,7 +205,7 @@ impl Supervisor {
             .map(|id| (id.clone(), Arc::default()))
             .collect();
         let (publish, observed) = watch::channel(Engine::initial());
-        let stop = self.stop.child_token();
+        let (stop, finish) = (self.stop.child_token(), CancellationToken::new());
         let (synchronize, retry) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let engine = Engine {
             hypervisor: self.edges.hypervisor.clone(),
@@ -225,13 +229,14 @@ impl Supervisor {
             publish,
             retry: retry.clone(),
             synchronize: synchronize.clone(),
+            finish: finish.clone(),
             stop: stop.clone(),
         };
         let (expire, expires) = watch::channel(relationship.storage.expires);
-        let subject = Subject::of(replication);
+        let (subject, shown) = watch::channel(Subject::of(replication));
         let observer = Observer {
             board: self.board.clone(),
-            subject,
+            subject: shown,
             observed,
             progress,
             expires,
@@ -242,6 +247,8 @@ impl Supervisor {
             expire,
             synchronize,
             retry,
+            subject,
+            finish,
             stop,
             engine: AbortOnDropHandle::new(tokio::spawn(engine.run())),
             _observer: AbortOnDropHandle::new(tokio::spawn(observer.run())),
@@ -328,6 +335,25 @@ fn application_every(policy: &Policy) -> Option<Duration> {
 }
 
 impl Running {
+    /// Lets the engine use new signatures.
+    fn renew(&self, storage: &StorageAccess) {
+        self.inbox.replace(storage.inbox.sas.clone());
+        self.replica.replace(storage.replica.sas.clone());
+        self.expire.send_replace(storage.expires);
+    }
+
+    /// Has the engine seal what is captured, and end then. From now on it is that of `replication`, which is suspended.
+    fn finish(&self, replication: &Replication) {
+        self.renew(&replication.relationship.storage);
+        self.subject.send_replace(Subject::of(replication));
+        self.finish.cancel();
+    }
+
+    /// Whether the engine has ended by itself.
+    fn is_over(&self) -> bool {
+        self.engine.is_finished()
+    }
+
     /// Asks the engine to end, and makes it.
     async fn end(self) {
         self.stop.cancel();

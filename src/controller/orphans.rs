@@ -1,7 +1,8 @@
-//! Ends replications that nobody wants any more: their object was deleted while their host was away.
+//! Ends replications that nobody wants any more: their object was deleted while their host was away, or their VM is on
+//! another host now.
 //!
-//! A replication goes only if the site's record says that its replica is retained. One without a record may be of an
-//! object that a rebuilt cluster has not applied yet: it is left alone. The command is of the generation that the fence
+//! A replication goes only if the site's record says that its replica is retained, or the fence that another host is
+//! commanded. One without a record may be of an object that a rebuilt cluster has not applied yet: it is left alone. The command is of the generation that the fence
 //! in storage says, never of the one that the agent says itself: that would be admitted whoever commands by now.
 
 use std::collections::HashSet;
@@ -14,7 +15,7 @@ use crate::controller::context::{Context, name_of};
 use crate::controller::documents;
 use crate::controller::gateway::host_state::HostState;
 use crate::controller::site::handle::{SiteHandle, SiteView};
-use crate::ids::{ObjectName, OperationId, ReplicaId, random};
+use crate::ids::{ObjectName, OperationId, ReplicaId, VmId, random};
 use crate::replica::fence::Fence;
 use crate::replica::names;
 use crate::report::Fault;
@@ -36,7 +37,7 @@ pub async fn sweep(context: Arc<Context>, stop: CancellationToken) {
                 continue;
             };
             for host in context.registry.hosts(&site) {
-                end_retained(&handle, &host).await;
+                end_unwanted(&handle, &host).await;
             }
         }
     }
@@ -73,14 +74,20 @@ fn show_counts(context: &Context) {
         .set_agents(hosts.iter().filter(|host| host.is_connected()).count());
 }
 
-async fn end_retained(handle: &SiteHandle, host: &HostState) {
+async fn end_unwanted(handle: &SiteHandle, host: &HostState) {
     let Some(agent) = host.agent() else { return };
-    for replica in host.observed.replications.keys() {
-        let record = handle.record_of(replica).filter(|record| record.retained);
-        let Some(record) = record else { continue };
+    for (replica, seen) in host.observed.replications.iter() {
+        let Some(record) = handle.record_of(replica) else {
+            continue;
+        };
+        // Only where there is reason to is storage asked.
+        if !record.retained && has(host, &seen.vm) {
+            continue;
+        }
         let condemned = record.condemned;
         let generation = match fence_of(handle, replica).await {
-            Ok(Some(fence)) => fence.generation,
+            Ok(Some(fence)) if record.retained || is_of_another(&fence, host) => fence.generation,
+            Ok(Some(_)) => continue,
             // The fence went with the replica: what it said last is in the record.
             Ok(None) if let Some(condemned) = condemned => condemned.generation,
             Ok(None) => {
@@ -100,13 +107,26 @@ async fn end_retained(handle: &SiteHandle, host: &HostState) {
         };
         match agent.remove(replica, &command).await {
             Ok(_) => {
-                tracing::info!(%replica, host = %host.host, "ended the replication of a deleted ProtectedVM");
+                tracing::info!(%replica, host = %host.host, "ended a replication that nobody wants any more");
             }
             Err(fault) => {
                 tracing::warn!(%replica, host = %host.host, %fault, "a replication is ended later");
             }
         }
     }
+}
+
+/// Whether the host says that it has the machine, or has not said which it has.
+fn has(host: &HostState, vm: &VmId) -> bool {
+    let listed = host.observed.machines.as_ref();
+    listed.is_none_or(|listed| listed.machines.iter().any(|machine| machine.id == *vm))
+}
+
+fn is_of_another(fence: &Fence, host: &HostState) -> bool {
+    fence
+        .host
+        .as_ref()
+        .is_some_and(|commanded| *commanded != host.host)
 }
 
 async fn fence_of(handle: &SiteHandle, replica: &ReplicaId) -> Result<Option<Fence>, Fault> {

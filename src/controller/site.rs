@@ -180,10 +180,17 @@ async fn look(
     let opened = match opened {
         Ok(opened) => opened,
         Err(fault) => {
+            // Whoever deletes everything at once deletes the Secret in any order: with what was opened by it, the VMs end.
+            let deleted = site.metadata.deletion_timestamp.is_some();
+            let before = memory.opened.clone().filter(|_| deleted);
+            let (account, owner) = match before {
+                Some(opened) => found(site, name, context, memory, &opened).await,
+                None => (None, Owner::Unknown),
+            };
             return Found {
                 credentials: Err(fault),
-                account: None,
-                owner: Owner::Unknown,
+                account,
+                owner,
             };
         }
     };
@@ -195,24 +202,29 @@ async fn look(
         memory.suitable = None;
     }
     memory.opened = Some(opened.clone());
-    match use_account(site, name, context, memory, &opened).await {
-        Ok(owner) => Found {
-            credentials: Ok(()),
-            account: Some(Ok(())),
-            owner,
-        },
+    let (account, owner) = found(site, name, context, memory, &opened).await;
+    Found {
+        credentials: Ok(()),
+        account,
+        owner,
+    }
+}
+
+/// How the account is, and who acts.
+async fn found(
+    site: &HyperVSite,
+    name: &ObjectName,
+    context: &Context,
+    memory: &mut SiteMemory,
+    opened: &Opened,
+) -> (Option<Result<(), Fault>>, Owner) {
+    match use_account(site, name, context, memory, opened).await {
+        Ok(owner) => (Some(Ok(())), owner),
         Err(fault) => {
             // Who acted before still does as far as anybody knows; it is looked at again.
-            let owner = if memory.handle.is_some() {
-                Owner::Ours
-            } else {
-                Owner::Unknown
-            };
-            Found {
-                credentials: Ok(()),
-                account: Some(Err(fault)),
-                owner,
-            }
+            let known = memory.handle.is_some();
+            let owner = if known { Owner::Ours } else { Owner::Unknown };
+            (Some(Err(fault)), owner)
         }
     }
 }

@@ -3,7 +3,7 @@
 //! | | |
 //! |---|---|
 //! | [`gather`], [`find`] | what is known, from caches, agents, storage and data path |
-//! | [`tokens`], [`policy`], [`pause`], [`resync`], [`removal`], [`wishes`] | what people ask for, and when it may be done |
+//! | [`tokens`], [`policy`], [`pause`], [`resync`], [`removal`], [`rebind`], [`wishes`] | what people ask for, and when it may be done |
 //! | [`rules`], [`queue`], [`step`] | what it means: prerequisites, whose turn it is, what comes next; pure |
 //! | [`describe`], [`perform`] | one change outside |
 //! | [`monitor`] | how well it goes: exposure, RPO, growth and health over time |
@@ -24,6 +24,7 @@ pub mod perform;
 pub mod policy;
 pub mod publish;
 pub mod queue;
+pub mod rebind;
 pub mod removal;
 pub mod report;
 pub mod resync;
@@ -53,6 +54,7 @@ use crate::controller::vm::report::{Facts, SILENCE};
 use crate::controller::vm::step::{Step, Why};
 use crate::controller::vm::tokens::Tokens;
 use crate::ids::ObjectName;
+use crate::replica::manifest::Head;
 use crate::report::Code;
 use crate::retry::Trouble;
 
@@ -419,22 +421,24 @@ fn details(gathered: &Gathered) -> Details<'_> {
         .unwrap_or_default();
     let need = gathered.observed.resync.need.as_ref();
     let compares = need.is_some_and(|need| need.running);
-    let disks = gathered
-        .fence
-        .iter()
-        .flat_map(|fence| &fence.machine.disks)
-        .map(|disk| DiskDetails {
+    let disks = gathered.fence.iter().flat_map(|fence| &fence.machine.disks);
+    let disks = disks.map(|disk| {
+        let head = manifest
+            .and_then(|manifest| manifest.disks.get(&disk.id))
+            .map(|disk| &disk.head);
+        // One that was added is copied beside those that have points.
+        let copied = matches!(head, None | Some(Head::Copying { .. }));
+        DiskDetails {
             slot: disk.slot.clone(),
             id: disk.id.clone(),
             size: disk.size,
-            head: manifest
-                .and_then(|manifest| manifest.disks.get(&disk.id))
-                .map(|disk| &disk.head),
+            head,
             copy: observed
                 .iter()
                 .find(|observed| observed.disk == disk.id)
-                .filter(|_| !gathered.observed.point || compares),
-        });
+                .filter(|_| copied || compares),
+        }
+    });
     Details {
         host: gathered.found.as_ref().map(|found| found.host.to_string()),
         vm_id: gathered

@@ -24,6 +24,14 @@ pub struct Demand {
     pub point: Option<FrozenPointId>,
 }
 
+impl Demand {
+    /// What of it is about `disks`, if anything is: one that is not replicated any more needs no comparison.
+    pub fn within(mut self, disks: &BTreeSet<DiskId>) -> Option<Self> {
+        self.disks.retain(|disk| disks.contains(disk));
+        (!self.disks.is_empty()).then_some(self)
+    }
+}
+
 /// Demands that `disks` be compared, beside those that are demanded already.
 ///
 /// # Errors
@@ -123,6 +131,15 @@ mod tests {
         let demand = read(folder.path(), &all).unwrap().unwrap();
         assert_eq!((demand.disks, demand.reason), (all, lost()));
         assert_eq!(demand.point, None);
+    }
+
+    #[test]
+    fn a_disk_that_is_not_replicated_any_more_is_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let both = add(folder.path(), [disk(1), disk(2)], lost()).unwrap();
+        let left = both.clone().within(&[disk(2), disk(3)].into()).unwrap();
+        assert_eq!(left.disks, [disk(2)].into());
+        assert_eq!(both.within(&[disk(3)].into()), None);
     }
 
     #[test]

@@ -35,6 +35,9 @@ use crate::report::{Code, Fault};
 use crate::retry::{Attempts, Trouble};
 use crate::units::{Clock, Sequence};
 
+/// How soon a point is tried to be released again that is not to be held.
+const REST: Duration = Duration::from_secs(10);
+
 /// What an engine works on.
 #[derive(Clone)]
 pub struct Options {
@@ -96,6 +99,8 @@ pub struct Engine {
     pub retry: Arc<Notify>,
     /// Takes a barrier at once.
     pub synchronize: Arc<Notify>,
+    /// Ends it once what is captured is sealed. A failure ends it as well: what is captured stays beside the disks.
+    pub finish: CancellationToken,
     pub stop: CancellationToken,
 }
 
@@ -119,7 +124,7 @@ impl Engine {
         loop {
             let replicating = AssertUnwindSafe(self.replicate(&mut attempts));
             if replicating.catch_unwind().await.is_ok() {
-                return;
+                return self.rest().await;
             }
             let phase = self.publish.borrow().phase.clone();
             let message = format!(
@@ -134,16 +139,34 @@ impl Engine {
         }
     }
 
-    /// Performs phase after phase until it is stopped.
+    /// Holds no point over a pause: its differencing disks would grow as long as that lasts.
+    async fn rest(&self) {
+        while self.finish.is_cancelled() {
+            let Err(error) = self.abandon_all().await else {
+                return;
+            };
+            let error = crate::report::chain(&error);
+            tracing::warn!(replica = %self.store.id, error, "a frozen point is held over a pause");
+            if self.pause(REST).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Performs phase after phase until it is stopped, or told to finish and nothing captured is left.
     async fn replicate(&self, attempts: &mut Attempts) {
         let mut phase = Phase::Resuming;
         let mut course = self.course();
         // Attempts count as long as nothing was sealed between two failures.
         let mut sealed = self.publish.borrow().sealed;
         while !self.stop.is_cancelled() {
+            let captured = matches!(phase, Phase::Capturing { .. } | Phase::Shipping { .. });
+            if self.finish.is_cancelled() && !captured {
+                return;
+            }
             self.report(&phase, None);
             let started = self.clock.now();
-            match self.perform(&phase, &mut course).await {
+            match self.perform_unless_told(&phase, &mut course).await {
                 Ok(next) => {
                     if matches!(next, Phase::Replicating { .. }) {
                         attempts.reset();
@@ -159,10 +182,37 @@ impl Engine {
                     let (trouble, wait) = attempts.failed(error.fault(), started);
                     tracing::warn!(replica = %self.store.id, fault = %trouble.fault, ?phase, "cannot go on");
                     self.report(&phase, Some(trouble));
+                    if self.finish.is_cancelled() {
+                        return;
+                    }
                     self.wait(started, wait, attempts).await;
                     phase = Phase::Resuming;
                 }
             }
+        }
+    }
+
+    /// The phase after this one; those that only wait, or can be taken up where they stand, end at once when the engine is
+    /// told to finish.
+    async fn perform_unless_told(
+        &self,
+        phase: &Phase,
+        course: &mut Course,
+    ) -> Result<Phase, Error> {
+        match phase {
+            Phase::Resuming
+            | Phase::ResyncRequired { .. }
+            | Phase::Copying { .. }
+            | Phase::Replicating { .. } => tokio::select! {
+                () = self.finish.cancelled() => Err(Error::Stopped),
+                next = self.perform(phase, course) => next,
+            },
+            Phase::Created
+            | Phase::FreezingCopy { .. }
+            | Phase::Releasing { .. }
+            | Phase::FreezingDelta { .. }
+            | Phase::Capturing { .. }
+            | Phase::Shipping { .. } => self.perform(phase, course).await,
         }
     }
 
@@ -312,6 +362,7 @@ impl Engine {
         tokio::select! {
             () = tokio::time::sleep(wait.saturating_sub(passed)) => {}
             () = self.retry.notified() => attempts.reset(),
+            () = self.finish.cancelled() => {}
             () = self.stop.cancelled() => {}
         }
     }
@@ -345,7 +396,7 @@ impl Engine {
     pub(super) fn demand(&self) -> Result<Option<Demand>, Error> {
         let all = self.options.disks.keys().cloned().collect();
         let demand = demand::read(&self.options.folder, &all)?;
-        Ok(demand.filter(|demand| !demand.disks.is_disjoint(&all)))
+        Ok(demand.and_then(|demand| demand.within(&all)))
     }
 
     /// What a failure means for tracking: if changes may have been missed, a comparison is demanded, of the disk that

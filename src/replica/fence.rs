@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::document::Document;
 use crate::host::{BootGeneration, NetworkAdapter};
-use crate::ids::{DiskId, DiskSlot, RecoveryPointId, ReplicaId, VmId};
+use crate::ids::{DiskId, DiskSlot, HostName, RecoveryPointId, ReplicaId, VmId};
 use crate::units::Generation;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,6 +20,9 @@ pub struct Fence {
     /// The owner's term in which the generation was raised last; see [`super::owner`].
     #[serde(default)]
     pub term: u64,
+    /// The host that may be commanded: where the machine was when the generation was raised last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<HostName>,
     /// Raised by every admitted run that is no test.
     pub epoch: u64,
     pub active_side: Side,
@@ -28,15 +31,21 @@ pub struct Fence {
     /// Points that a run needs: pruning leaves them.
     pub pinned: Vec<RecoveryPointId>,
     pub machine: MachineDescription,
+    /// Disks that are not replicated now, the last of them at the end. Their replicas stay: one that comes back goes on
+    /// with its own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub former_disks: Vec<DescribedDisk>,
 }
 
 impl Fence {
-    /// This fence after the owner of `term` has made sure that commands of before are refused.
+    /// This fence after the owner of `term` has made sure that commands of before are refused, and so is whoever
+    /// replicates the machine on another host than `host`; nothing where that is not known.
     #[must_use]
-    pub fn raised(&self, term: u64) -> Self {
+    pub fn raised(&self, term: u64, host: Option<&HostName>) -> Self {
         Fence {
             generation: self.generation.next(),
             term,
+            host: host.or(self.host.as_ref()).cloned(),
             ..self.clone()
         }
     }

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::document::Document;
-use crate::ids::{ObjectName, ReplicaId, VmId};
+use crate::ids::{ChainId, ObjectName, ReplicaId, VmId};
 use crate::units::Generation;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,12 +19,24 @@ pub struct Record {
     pub vm_name: String,
     /// Ids that the VM had before it was imported anew and bound again on request.
     pub former_vms: Vec<VmId>,
+    /// That it was bound again, and what follows from it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rebound: Option<Rebound>,
     pub created: Timestamp,
     /// Replication was ended and the replica kept: the object may come again and goes on with it.
     pub retained: bool,
     /// The replica is to go, or is gone. It is written before anything is removed, and is never taken back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub condemned: Option<Condemned>,
+}
+
+/// That the replica was given to another VM than it was copied from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Rebound {
+    pub at: Timestamp,
+    /// The chain of the VM of before: it is retired, so that no cursor of that one is believed of this one.
+    pub chain: ChainId,
 }
 
 /// That a replica is removed.

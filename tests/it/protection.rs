@@ -4,11 +4,16 @@
 mod adoption;
 mod classes;
 mod deletions;
+mod disks;
 mod enable;
 mod generations;
+mod hands;
 mod hours;
+mod identity;
 mod interruptions;
 mod look;
+mod moves;
+mod pauses;
 mod refusals;
 mod removal;
 mod requests;

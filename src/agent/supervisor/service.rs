@@ -77,19 +77,18 @@ impl Service for Supervisor {
         self.keep(&next)?;
         let old = replications.remove(&replica);
         let before = old.as_ref().map(|old| old.replication.relationship.clone());
+        let same_disks = before
+            .as_ref()
+            .is_some_and(|before| before.disks == next.relationship.disks);
         let old = old.and_then(|old| old.running);
         let mut tidied = Ok(());
-        let running = match old {
+        let running = match old.filter(|running| !running.is_over()) {
+            Some(running) if next.relationship.suspended && same_disks => {
+                running.finish(&next);
+                Some(running)
+            }
             Some(running) if same_work => {
-                running
-                    .inbox
-                    .replace(next.relationship.storage.inbox.sas.clone());
-                running
-                    .replica
-                    .replace(next.relationship.storage.replica.sas.clone());
-                running
-                    .expire
-                    .send_replace(next.relationship.storage.expires);
+                running.renew(&next.relationship.storage);
                 // One that waits after a failure tries at once: the signatures may have been what it lacked, or somebody
                 // asked for it. One that is at work is not disturbed, and remembers nothing of this.
                 running.retry.notify_waiters();

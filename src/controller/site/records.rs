@@ -82,6 +82,7 @@ mod tests {
             vm: vm.parse().unwrap(),
             vm_name: name.to_owned(),
             former_vms: Vec::new(),
+            rebound: None,
             created: SystemClock.now(),
             retained: false,
             condemned: None,

@@ -8,6 +8,7 @@ use crate::controller::gateway::inventory::Inventory;
 use crate::controller::vm::step;
 use crate::host::Machine;
 use crate::ids::{HostName, ReplicaId, VmId};
+use crate::units::Generation;
 
 /// A host of the site, and what is known of it.
 pub struct Host {
@@ -33,7 +34,7 @@ pub fn find(
 ) -> (step::Machine, Option<Found>) {
     let silent: Vec<HostName> = hosts
         .iter()
-        .filter(|host| machines(host).is_none())
+        .filter(|host| !has_answered(host))
         .map(|host| host.name.clone())
         .collect();
     let mut found = meant(selector, hosts);
@@ -92,6 +93,16 @@ fn machines(host: &Host) -> Option<&Inventory> {
     host.state.as_ref()?.observed.machines.as_deref()
 }
 
+/// Whether a host is there to say which machines it has: what a lost one said last tells what it had, not what came to it
+/// since.
+fn has_answered(host: &Host) -> bool {
+    let connected = host
+        .state
+        .as_ref()
+        .is_some_and(|state| state.is_connected());
+    connected && machines(host).is_some()
+}
+
 fn on_hosts<'a, Machines>(hosts: &'a [Host], of: impl Fn(&'a Inventory) -> Machines) -> Vec<Found>
 where
     Machines: Iterator<Item = &'a Machine>,
@@ -110,9 +121,11 @@ where
     found
 }
 
-/// Of two hosts that say that they have the machine: the one that is connected, then the one that replicates it.
-fn rank(found: &Found, replica: Option<&ReplicaId>) -> (bool, bool) {
-    let replicates =
-        replica.is_some_and(|replica| found.state.observed.replications.contains_key(replica));
-    (found.state.is_connected(), replicates)
+/// Of two hosts that say that they have the machine: the one that is connected, then the one that was commanded last.
+fn rank(found: &Found, replica: Option<&ReplicaId>) -> (bool, Option<Generation>) {
+    let commanded = replica.and_then(|replica| {
+        let replications = &found.state.observed.replications;
+        replications.get(replica).map(|seen| seen.generation)
+    });
+    (found.state.is_connected(), commanded)
 }

@@ -1,9 +1,9 @@
 //! Gathers what is known of a VM: from the API server's caches, the agents' observations, storage and the data path.
 
+mod place;
 pub mod slots;
 mod storage;
 
-use std::cmp::Ordering;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +21,7 @@ use crate::controller::vm::find::{self, Found, Host};
 use crate::controller::vm::memory::VmMemory;
 use crate::controller::vm::policy;
 use crate::controller::vm::queue::{self, Slot};
+use crate::controller::vm::rebind;
 use crate::controller::vm::resync::Resync;
 use crate::controller::vm::retries;
 use crate::controller::vm::rules::{self, Selection};
@@ -159,8 +160,12 @@ pub async fn gather(
         record,
         datapath,
     };
-    Knowledge::Enough(Box::new(parts.put_together(context, memory)))
+    let located = parts.locate(context, memory);
+    Knowledge::Enough(Box::new(parts.put_together(context, memory, located)))
 }
+
+/// What is said of the machine, and where it is.
+type Located = (step::Machine, Option<Found>);
 
 struct Parts<'a> {
     vm: &'a ProtectedVM,
@@ -178,9 +183,21 @@ struct Parts<'a> {
 }
 
 impl Parts<'_> {
-    fn put_together(self, context: &Context, memory: &VmMemory) -> Gathered {
+    fn locate(&self, context: &Context, memory: &mut VmMemory) -> Located {
         let record = self.record.as_ref();
         let (machine, found) = self.find(context);
+        let known = (record.is_some(), memory);
+        let machine = place::believed(machine, found.is_some(), known, context.clock.now());
+        (machine, found)
+    }
+
+    fn put_together(
+        self,
+        context: &Context,
+        memory: &VmMemory,
+        (machine, found): Located,
+    ) -> Gathered {
+        let record = self.record.as_ref();
         let fence = known_fence(memory).cloned();
         let replica = self.replica();
         let point = self.has_point(replica);
@@ -211,11 +228,11 @@ impl Parts<'_> {
             taken_by,
             replaced: record
                 .zip(found.as_ref())
-                .is_some_and(|(record, found)| record.vm != found.machine.id),
+                .and_then(|(record, found)| rebind::replaced(self.vm, record, &found.machine.id)),
             failures,
             record: record.is_some_and(|record| !record.retained),
             replica,
-            fence: self.fence(memory),
+            fence: place::fence(memory, record, self.handle.as_deref(), found.as_ref()),
             described,
             agent: agent(found.as_ref(), replication.as_deref()),
             related,
@@ -231,7 +248,7 @@ impl Parts<'_> {
         let (window, copies) = (self.window(), self.copies());
         Gathered {
             observed,
-            silent: self.silent(context, found.as_ref()),
+            silent: place::silent(context, found.as_ref(), memory),
             site: self.handle,
             found,
             record: self.record,
@@ -299,7 +316,7 @@ impl Parts<'_> {
         fence.is_some_and(|fence| {
             let now =
                 found.map(|found| describe::machine(&found.machine, self.excluded(), Some(fence)));
-            now.is_none_or(|now| now == fence.machine)
+            now.is_none_or(|now| now == fence.machine && fence.host.is_some())
         })
     }
 
@@ -358,26 +375,6 @@ impl Parts<'_> {
                 status.is_some_and(|status| status.recovery_points.is_some())
             }
             None => false,
-        }
-    }
-
-    /// How the fence stands to the owner's term. While the site is not ready, the term is that of before.
-    fn fence(&self, memory: &VmMemory) -> step::Fence {
-        match (&memory.fence, &self.record) {
-            (_, None) if self.handle.is_some() => step::Fence::Absent,
-            (None, _) | (_, None) => step::Fence::Unknown,
-            (Some((_, None)), Some(_)) => step::Fence::Absent,
-            (Some((_, Some(held))), Some(_)) => {
-                let Some(handle) = &self.handle else {
-                    return step::Fence::Current;
-                };
-                handle.saw_fence(held.value.term);
-                match held.value.term.cmp(&handle.term) {
-                    Ordering::Less => step::Fence::Behind,
-                    Ordering::Equal => step::Fence::Current,
-                    Ordering::Greater => step::Fence::Ahead,
-                }
-            }
         }
     }
 
@@ -466,17 +463,6 @@ impl Parts<'_> {
             (Some(start), Some(created)) => !queue::has_come(start, created, now),
             _ => false,
         }
-    }
-
-    fn silent(&self, context: &Context, found: Option<&Found>) -> Option<Duration> {
-        let since = match found {
-            Some(found) if found.state.is_connected() => return None,
-            Some(found) => found.state.heard_at,
-            None => context.registry.since(),
-        };
-        // Before this controller led, nobody could be heard.
-        let since = since.max(context.registry.since());
-        Some(Duration::try_from(context.clock.now().duration_since(since)).unwrap_or_default())
     }
 }
 

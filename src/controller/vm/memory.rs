@@ -38,6 +38,8 @@ pub struct VmMemory {
     pub credentials: Option<blake3::Hash>,
     /// A digest of the machine at the last look.
     pub machine: Option<blake3::Hash>,
+    /// Since when no host has said that it has the machine.
+    pub missing: Option<Timestamp>,
     pub monitor: Monitor,
     /// The chain that the data path was told to retire, until the agent was told of it.
     pub retired: Option<ChainId>,

@@ -15,6 +15,7 @@ use crate::controller::vm::describe;
 use crate::controller::vm::find::Found;
 use crate::controller::vm::gather::{ACCESS, Gathered};
 use crate::controller::vm::memory::{Told, VmMemory};
+use crate::controller::vm::rebind;
 use crate::controller::vm::step::Step;
 use crate::ids::{ChainId, ObjectName, OperationId, ReplicaId, random};
 use crate::replica::fence::{Fence, Side};
@@ -49,6 +50,7 @@ pub async fn perform(
             create_replica(gathered, context, site, memory).await
         }
         (Step::Raise, Some(site), _) => raise(gathered, memory, site).await,
+        (Step::Rebind, Some(site), Some(found)) => rebind(gathered, context, site, found).await,
         (Step::Describe, Some(site), Some(found)) => {
             describe_machine(gathered, memory, site, found).await
         }
@@ -72,6 +74,7 @@ pub async fn perform(
             Step::Record
             | Step::CreateReplica
             | Step::Raise
+            | Step::Rebind
             | Step::Describe
             | Step::Relate
             | Step::Start
@@ -114,6 +117,7 @@ async fn record(
             vm: found.machine.id.clone(),
             vm_name: found.machine.name.clone(),
             former_vms: Vec::new(),
+            rebound: None,
             created: context.clock.now(),
             retained: false,
             condemned: None,
@@ -147,13 +151,36 @@ async fn create_replica(
     Ok(())
 }
 
-/// Raises the generation once in the owner's term, so that late commands of an earlier owner are refused. The fence
-/// itself says that it was done: whoever dies before this write leaves it to do.
+/// Writes down that the replica goes on with the VM that was found, and that the chain of the one before is to end.
+async fn rebind(
+    gathered: &Gathered,
+    context: &Context,
+    site: &SiteHandle,
+    found: &Found,
+) -> Result<(), Fault> {
+    let record = replica_of(gathered)?;
+    let manifest = gathered
+        .datapath
+        .as_ref()
+        .and_then(|seen| seen.manifest.as_ref());
+    let chain = manifest.map(|manifest| manifest.chain.clone());
+    let vm = (&found.machine.id, found.machine.name.as_str());
+    let next = rebind::rebound(record, vm, chain, context.clock.now());
+    tracing::warn!(vm = %record.object, replica = %record.replica, from = %record.vm, to = %next.vm, "bound again");
+    site.keep_record(next).await
+}
+
+/// Raises the generation once in the owner's term, and once for every host that the machine comes to, so that late
+/// commands of an earlier owner and the agent of another host are refused. The fence itself says that it was done: whoever dies before this write leaves it to do.
 async fn raise(gathered: &Gathered, memory: &mut VmMemory, site: &SiteHandle) -> Result<(), Fault> {
     let replica = &replica_of(gathered)?.replica;
     let held = memory.fence.take().and_then(|(_, held)| held);
     let held = held.ok_or_else(|| Fault::new(Code::Internal, "there is no fence to raise"))?;
-    let next = held.value.raised(site.term);
+    let here = gathered
+        .found
+        .as_ref()
+        .filter(|found| found.state.is_connected());
+    let next = held.value.raised(site.term, here.map(|found| &found.host));
     tracing::info!(%replica, generation = %next.generation, "raises the fence");
     let container = site.replica(replica);
     let written = documents::replace(container.as_ref(), names::FENCE, &held, next).await?;
@@ -175,6 +202,8 @@ async fn describe_machine(
     let written = match held {
         Some(held) => {
             let next = Fence {
+                host: held.value.host.clone().or_else(|| Some(found.host.clone())),
+                former_disks: describe::former(&held.value, &machine),
                 machine,
                 ..held.value.clone()
             };
@@ -185,11 +214,13 @@ async fn describe_machine(
                 replica: replica.clone(),
                 generation: gathered.generation,
                 term: site.term,
+                host: Some(found.host.clone()),
                 epoch: 0,
                 active_side: Side::OnPremises,
                 active_run: None,
                 pinned: Vec::new(),
                 machine,
+                former_disks: Vec::new(),
             };
             documents::create(container.as_ref(), names::FENCE, first).await
         }

@@ -4,6 +4,7 @@
 
 mod aspects;
 pub mod details;
+mod moving;
 pub mod quiet;
 mod resyncing;
 
@@ -16,8 +17,8 @@ use crate::controller::vm::health;
 use crate::controller::vm::monitor::Measured;
 use crate::controller::vm::pause::Pause;
 use crate::controller::vm::queue::Slot;
-use crate::controller::vm::removal::Removal;
 use crate::controller::vm::report::details::Details;
+use crate::controller::vm::report::moving::{moving, paused};
 use crate::controller::vm::step::{self, Agent, Machine, Observed, Site, Step, Why};
 use crate::retry::Trouble;
 use crate::wire::observation::Phase;
@@ -189,11 +190,10 @@ fn stalled(facts: &Facts<'_>, obstacle: Option<Why>) -> Option<Verdict> {
             let other = seen.taken_by.as_ref().map(ToString::to_string).unwrap_or_default();
             ("AlreadyProtected", format!("this VM is protected by ProtectedVM {other} already; delete one of the two"))
         }
-        Some(Why::Replaced) => (
-            "VMReplaced",
-            "the replica of this name is of another VM; use another name, or delete the record of the old replica"
-                .to_owned(),
-        ),
+        Some(Why::Replaced) => match &seen.replaced {
+            Some(replaced) if facts.step != Step::Rebind => ("VMReplaced", replaced.said()),
+            Some(_) | None => return None,
+        },
         Some(Why::Invalid) => {
             let failures: Vec<_> = seen.failures.iter().map(ToString::to_string).collect();
             ("PrerequisitesFailed", failures.join("; "))
@@ -218,143 +218,6 @@ fn stalled(facts: &Facts<'_>, obstacle: Option<Why>) -> Option<Verdict> {
         message,
         kind: Kind::Stalled,
     })
-}
-
-/// What goes on by itself, or is done.
-fn moving(facts: &Facts<'_>) -> Verdict {
-    let seen = facts.observed;
-    let (reason, message) = match facts.step {
-        Step::Nothing(Why::SiteMissing) => (
-            "WaitingForSite",
-            format!(
-                "waits for HyperVSite {}, which does not exist yet",
-                facts.site
-            ),
-        ),
-        // A site that is lost is one condition of the site, not one of each of its VMs.
-        Step::Nothing(Why::SiteNotReady) if !seen.point => {
-            ("WaitingForSite", site_not_ready(facts))
-        }
-        Step::Nothing(Why::MachineUnknown | Why::AgentUnreachable) if !seen.point => (
-            "WaitingForAgent",
-            format!("waits for the agent of {}", silent_hosts(seen)),
-        ),
-        Step::Nothing(Why::Queued) => (quiet::QUEUED, queued(seen)),
-        Step::Nothing(Why::Window) => (
-            "WaitingForWindow",
-            "waits for the hour at which the site's policy starts first copies".to_owned(),
-        ),
-        Step::Nothing(Why::Suspended) => match seen.pause {
-            Some(pause) => return paused(facts, pause),
-            None => ("Suspended", String::new()),
-        },
-        _ if seen.removal.is_some() => removing(seen),
-        // What the agent is told anew in mid-copy does not begin it anew.
-        Step::Nothing(Why::Copying) | Step::Raise | Step::Describe | Step::Relate
-            if state(seen, facts.step) == ReplicationState::InitialReplication =>
-        {
-            (
-                "InitialReplication",
-                "the disks are being copied to Azure".to_owned(),
-            )
-        }
-        Step::Nothing(_)
-        | Step::Raise
-        | Step::Relate
-        | Step::Describe
-        | Step::Synchronize
-        | Step::StartChain
-        | Step::Resynchronize
-            if seen.point =>
-        {
-            return protected(facts);
-        }
-        Step::Nothing(_)
-        | Step::Record
-        | Step::CreateReplica
-        | Step::Raise
-        | Step::Describe
-        | Step::Relate
-        | Step::Start
-        | Step::Synchronize
-        | Step::StartChain
-        | Step::Resynchronize
-        | Step::Condemn
-        | Step::End
-        | Step::Erase
-        | Step::Retain => (
-            "EnablingProtection",
-            "protection is being enabled".to_owned(),
-        ),
-    };
-    Verdict {
-        state: state(seen, facts.step),
-        ready: Status::False,
-        reason: reason.to_owned(),
-        message,
-        kind: Kind::Reconciling,
-    }
-}
-
-fn site_not_ready(facts: &Facts<'_>) -> String {
-    let why = match &facts.observed.site {
-        Site::NotReady(why) => why.as_str(),
-        Site::Missing | Site::NotOurs(_) | Site::Ready => "",
-    };
-    format!("waits for HyperVSite {}: {why}", facts.site)
-}
-
-fn silent_hosts(seen: &Observed) -> String {
-    match &seen.machine {
-        Machine::Unknown { silent } => silent
-            .iter()
-            .map(ToString::to_string)
-            .collect::<Vec<_>>()
-            .join(", "),
-        Machine::Found { host, .. } => host.to_string(),
-        Machine::NotFound | Machine::Ambiguous(_) => String::new(),
-    }
-}
-
-fn paused(facts: &Facts<'_>, pause: Pause) -> Verdict {
-    Verdict {
-        state: ReplicationState::Suspended,
-        ready: Status::True,
-        reason: pause.reason().to_owned(),
-        message: pause.said(facts.site),
-        kind: Kind::Settled,
-    }
-}
-
-/// What becomes of the replica of a deleted object.
-fn removing(seen: &Observed) -> (&'static str, String) {
-    match &seen.removal {
-        Some(Removal::Wait(wait)) => wait.said(),
-        Some(Removal::Raise | Removal::Condemn | Removal::End | Removal::Erase) => {
-            ("Deleting", "the replica is being removed".to_owned())
-        }
-        Some(Removal::Retain) | None => (
-            "Deleting",
-            "replication on the host is being ended; the replica stays".to_owned(),
-        ),
-    }
-}
-
-fn protected(facts: &Facts<'_>) -> Verdict {
-    let mut message = "recovery points are in Azure, and the changes follow".to_owned();
-    if !facts.unsupported.is_empty() {
-        message = format!(
-            "{message}; not acted upon by this version: {}",
-            facts.unsupported.join(", ")
-        );
-    }
-    Verdict {
-        state: ReplicationState::Protected,
-        ready: Status::True,
-        reason: "Protected".to_owned(),
-        message,
-        kind: Kind::Settled,
-    }
 }
 
 /// The state of a VM with a recovery point.
@@ -386,15 +249,6 @@ fn state(seen: &Observed, step: Step) -> ReplicationState {
     }
 }
 
-fn queued(seen: &Observed) -> String {
-    match seen.slot {
-        Slot::Queued { position, waiting } => {
-            format!("number {position} of {waiting} that wait for a first copy on this host")
-        }
-        Slot::Free => "waits for a first copy".to_owned(),
-    }
-}
-
 fn progress(facts: &Facts<'_>) -> Option<String> {
     match (facts.step, facts.observed.slot) {
         (Step::Nothing(Why::Queued), Slot::Queued { position, waiting }) => {
@@ -409,13 +263,14 @@ fn progress(facts: &Facts<'_>) -> Option<String> {
 /// measured reason says the same.
 fn health(facts: &Facts<'_>, verdict: &Verdict) -> (Option<Health>, Vec<String>) {
     // Work on a host is no alarm, whatever it does to the host.
-    let held = facts.observed.pause == Some(Pause::Maintenance) && verdict.kind == Kind::Settled;
+    let calm = matches!(verdict.kind, Kind::Settled | Kind::Reconciling);
+    let held = facts.observed.pause == Some(Pause::Maintenance) && calm;
     let measured = match held {
         true => &[],
         false => facts.measured.reasons.as_slice(),
     };
     let mut lines: Vec<String> = measured.iter().map(health::Reason::line).collect();
-    if matches!(verdict.kind, Kind::Settled | Kind::Reconciling) {
+    if calm {
         return (Some(health::health(measured)), lines);
     }
     if measured.iter().all(|reason| reason.code != verdict.reason) {

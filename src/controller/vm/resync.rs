@@ -34,6 +34,8 @@ pub struct Seen<'a> {
     pub point: bool,
     /// Whether none is of this object's life: who applies an object wants its replica taken up now, at any hour.
     pub adopting: bool,
+    /// Whether the chain is that of the VM which the replica was of before: it is not gone on with.
+    pub rebound: bool,
     /// A token that was not acted upon yet.
     pub asked: Option<&'a str>,
     pub before: Option<&'a ResynchronizationStatus>,
@@ -64,6 +66,8 @@ pub struct Resync {
     pub token: Option<String>,
     /// Whether the agent is to be told that everything has to be compared.
     pub demand: bool,
+    /// Whether a chain has to be begun before any agent is told anything.
+    pub rebound: bool,
 }
 
 /// A comparison that is needed.
@@ -108,6 +112,7 @@ impl Resync {
             need,
             token: token.filter(|_| holds),
             demand,
+            rebound: seen.rebound,
         }
     }
 
@@ -260,6 +265,7 @@ mod tests {
                 adopting: self.adopting,
                 asked: self.asked,
                 before: self.before.as_ref(),
+                rebound: false,
                 rules: &self.rules,
                 now: now.parse().unwrap(),
             })

@@ -30,6 +30,9 @@ const REPLICATE: &str = "Replicate";
 /// What the data path does.
 const APPLY: &str = "Apply";
 
+/// Stands for a machine that is nowhere.
+const GONE: blake3::Hash = blake3::Hash::from_bytes([0; 32]);
+
 /// Something that failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
@@ -139,12 +142,11 @@ pub fn see_credentials(memory: &mut VmMemory, handle: &SiteHandle) {
     }
 }
 
-/// Whether the machine is another than at the last look, so that what waits for a human may have been mended.
+/// Whether the machine is another than at the last look, or is back, so that what waits for a human may have been mended.
 pub fn see_machine(memory: &mut VmMemory, machine: Option<&Machine>) -> bool {
-    let Some(machine) = machine else { return false };
-    let now = digest(machine);
+    let now = machine.map_or(GONE, digest);
     let before = memory.machine.replace(now);
-    before.is_some_and(|before| before != now)
+    machine.is_some() && before.is_some_and(|before| before != now)
 }
 
 /// A digest of all but what moves by itself.
@@ -237,6 +239,22 @@ mod tests {
         memory.failing.reset();
         resume(&mut memory, &status("Relate"), Some(3), at(1));
         assert!(memory.failing.trouble().is_none());
+    }
+
+    #[test]
+    fn a_machine_that_was_gone_and_is_back_as_it_was_may_be_mended() {
+        let machine: Machine = serde_json::from_value(serde_json::json!({
+            "id": "0f8fad5b-d9cb-469f-a165-70867728950e", "name": "web", "boot": "Gen2", "power": "Running",
+            "busy": null, "processors": 1, "memoryMib": 1, "secureBoot": false, "guestOs": null,
+            "replicatedBy": null, "networkAdapters": [], "disks": [],
+        }))
+        .unwrap();
+        let mut memory = VmMemory::default();
+        let mut look = |machine| see_machine(&mut memory, machine);
+        assert!(!look(Some(&machine)) && !look(Some(&machine)));
+        assert!(!look(None));
+        assert!(look(Some(&machine)));
+        assert!(!look(Some(&machine)));
     }
 
     #[test]

@@ -11,13 +11,15 @@
 //!                               └──── whenever the machine changed ◄───────┴─► Protected: Describe, Relate, nothing
 //! ```
 //! What is deleted: Retain; or, as [`crate::controller::vm::removal`] decides, Condemn ─► End ─► Erase.
-//! What fell behind: StartChain where the chain is broken, Resynchronize where it is demanded, and leave by Relate.
+//! What moved to another host: Raise, and all goes on there. What was imported under a new id, once somebody says that it
+//! is the same: Rebind ─► StartChain, and it is compared. What fell behind: StartChain where the chain is broken, Resynchronize where it is demanded, and leave by Relate.
 //!
 //! Every step may be taken again: what it makes is looked for before it is made. `Relate` also renews access, and comes
 //! back whenever what the agent was told differs from what it should do. What could not be read is not made.
 
 use crate::controller::vm::pause::Pause;
 use crate::controller::vm::queue::Slot;
+use crate::controller::vm::rebind::Replaced;
 use crate::controller::vm::removal::Removal;
 use crate::controller::vm::resync::Resync;
 use crate::controller::vm::rules::Failure;
@@ -35,7 +37,7 @@ pub struct Observed {
     /// Another object has this VM.
     pub taken_by: Option<ObjectName>,
     /// The record belongs to another VM: same name, other machine.
-    pub replaced: bool,
+    pub replaced: Option<Replaced>,
     pub failures: Vec<Failure>,
     /// Whether the record is there, and is of a replica that is kept up.
     pub record: bool,
@@ -74,6 +76,8 @@ pub enum Fence {
     /// It was raised last in an earlier term of the owner: late commands of before would still be obeyed.
     Behind,
     Current,
+    /// It is of another host than the machine is on now: who replicates it there would still be obeyed.
+    Elsewhere,
     /// It was raised in a later term than the site's owner is known to have: another cluster has taken over.
     Ahead,
 }
@@ -126,8 +130,10 @@ pub enum Step {
     Record,
     /// Make the containers and the manifest.
     CreateReplica,
-    /// Raise the fence's generation to the owner's term.
+    /// Raise the fence's generation, to the owner's term and for the host that the machine is on.
     Raise,
+    /// Write down that the replica goes on with the machine that was found.
+    Rebind,
     /// Write the machine's description into the fence.
     Describe,
     /// Tell the agent what to do, with fresh access.
@@ -238,6 +244,11 @@ fn enable(seen: &Observed) -> Step {
         Step::Record
     } else if seen.replica == Replica::Absent {
         Step::CreateReplica
+    } else if seen.fence == Fence::Elsewhere {
+        Step::Raise
+    } else if seen.resync.rebound && seen.resync.begins_chain() {
+        // Before an agent can take cursors of the machine of before for its own.
+        Step::StartChain
     } else if seen.fence == Fence::Absent || !seen.described {
         Step::Describe
     } else {
@@ -251,6 +262,8 @@ fn go_on(seen: &Observed, why: Why) -> Step {
     let runs = seen.record && seen.fence == Fence::Current && is_begun(seen.agent);
     let kept_up = seen.point && seen.replica == Replica::Present && seen.fence == Fence::Current;
     match why {
+        Why::Replaced if is_rebound(seen) => Step::Rebind,
+        Why::Invalid if seen.record && seen.fence == Fence::Elsewhere => Step::Raise,
         Why::Invalid if seen.record && kept_up => match on_host(seen) {
             Step::Nothing(_) => Step::Nothing(why),
             step => step,
@@ -258,6 +271,15 @@ fn go_on(seen: &Observed, why: Why) -> Step {
         Why::Invalid | Why::ReplicaUnknown if runs && !seen.related => Step::Relate,
         why => Step::Nothing(why),
     }
+}
+
+/// Whether the replica is to go on with the machine that was found, and everything is known that this takes.
+fn is_rebound(seen: &Observed) -> bool {
+    let asked = seen
+        .replaced
+        .as_ref()
+        .is_some_and(|replaced| replaced.asked);
+    asked && seen.record && !seen.is_unread()
 }
 
 /// Whether the agent has begun to replicate.
@@ -283,7 +305,7 @@ pub fn in_the_way(seen: &Observed) -> Option<Why> {
     }
     if seen.taken_by.is_some() {
         Some(Why::Taken)
-    } else if seen.replaced {
+    } else if seen.replaced.is_some() {
         Some(Why::Replaced)
     } else if seen.record && seen.fence == Fence::Ahead {
         Some(Why::Superseded)
@@ -351,7 +373,7 @@ mod tests {
                 connected: true,
             },
             taken_by: None,
-            replaced: false,
+            replaced: None,
             failures: Vec::new(),
             record: true,
             replica: Replica::Present,
@@ -498,6 +520,61 @@ mod tests {
             ..replicating()
         };
         assert_eq!(next(&ahead), Step::Nothing(Why::Superseded));
+    }
+
+    #[test]
+    fn a_machine_that_came_to_another_host_is_commanded_there_once_nobody_else_may_be() {
+        let mut moved = Observed {
+            fence: Fence::Elsewhere,
+            agent: Agent::Absent,
+            related: false,
+            point: true,
+            ..replicating()
+        };
+        assert_eq!(next(&moved), Step::Raise);
+        moved.failures = vec![Failure::new("SharedDisk", "b", "c")];
+        assert_eq!(next(&moved), Step::Raise);
+        moved.fence = Fence::Current;
+        assert_eq!(next(&moved), Step::Relate);
+    }
+
+    #[test]
+    fn another_vm_of_the_name_gets_the_replica_when_somebody_says_so_and_on_a_chain_of_its_own() {
+        let replaced = |asked| {
+            let token = "a.b".to_owned();
+            Some(Replaced { token, asked })
+        };
+        let mut seen = Observed {
+            replaced: replaced(false),
+            point: true,
+            ..replicating()
+        };
+        assert_eq!(next(&seen), Step::Nothing(Why::Replaced));
+        seen.replaced = replaced(true);
+        assert_eq!(next(&seen), Step::Rebind);
+        seen.taken_by = Some(ObjectName::new("a", "b").unwrap());
+        assert_eq!(next(&seen), Step::Nothing(Why::Taken));
+        // Bound, and nobody is told anything before the chain of the machine of before has ended.
+        seen = Observed {
+            resync: Resync {
+                need: Some(Need {
+                    reason: Fault::new(Code::ResyncRequested, "imported anew"),
+                    disks: Vec::new(),
+                    running: false,
+                    chain: true,
+                    leave: Leave::Now,
+                }),
+                rebound: true,
+                ..Resync::default()
+            },
+            described: false,
+            related: false,
+            point: true,
+            ..replicating()
+        };
+        assert_eq!(next(&seen), Step::StartChain);
+        seen.resync = Resync::default();
+        assert_eq!(next(&seen), Step::Describe);
     }
 
     #[test]

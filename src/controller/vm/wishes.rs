@@ -49,9 +49,11 @@ impl Basis<'_> {
     pub fn resync(&self, point: bool) -> Resync {
         let default = Resynchronization::default();
         let slots = self.slots();
+        let rebound = self.rebound();
         Resync::decide(&resync::Seen {
             agent: self.compares(&slots),
-            broken: self.broken(),
+            broken: rebound.as_ref().or(self.broken()),
+            rebound: rebound.is_some(),
             renewed: self.is_renewed(),
             point,
             adopting: self.is_adopting(),
@@ -64,14 +66,29 @@ impl Basis<'_> {
         })
     }
 
-    /// Whether the newest recovery point is older than the object: a replica that was retained, say.
+    /// Whether the newest recovery point is older than the object, or than the word that the replica goes on with another
+    /// VM: who says so wants it taken up now.
     fn is_adopting(&self) -> bool {
         let manifest = self.datapath.and_then(|seen| seen.manifest.as_ref());
         let newest = manifest.and_then(|manifest| manifest.points.last());
         let created = self.vm.metadata.creation_timestamp.as_ref();
+        let rebound = self.record.and_then(|record| record.rebound.as_ref());
+        let begun = created.map(|created| created.0);
+        let begun = begun.max(rebound.map(|rebound| rebound.at));
         newest
-            .zip(created)
-            .is_some_and(|(newest, created)| newest.published < created.0)
+            .zip(begun)
+            .is_some_and(|(newest, begun)| newest.published < begun)
+    }
+
+    /// That the present chain is of the VM of before.
+    fn rebound(&self) -> Option<Fault> {
+        let record = self.record?;
+        let rebound = record.rebound.as_ref()?;
+        let manifest = self.datapath?.manifest.as_ref()?;
+        (manifest.chain == rebound.chain).then(|| {
+            let message = format!("the VM was imported anew, as {}", record.vm);
+            Fault::new(Code::ResyncRequested, message)
+        })
     }
 
     fn compares<'a>(&'a self, slots: &'a [String]) -> resync::Agent<'a> {

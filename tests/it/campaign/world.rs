@@ -176,6 +176,8 @@ impl World {
             replica: self.id.clone(),
             generation: Generation::new(1),
             term: 0,
+            host: None,
+            former_disks: Vec::new(),
             epoch: 0,
             active_side: Side::OnPremises,
             active_run: None,
@@ -305,6 +307,7 @@ impl World {
             publish,
             retry: retry.clone(),
             synchronize: synchronize.clone(),
+            finish: CancellationToken::new(),
             stop: CancellationToken::new(),
         };
         let task = tokio::spawn(engine.run());

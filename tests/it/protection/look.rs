@@ -62,21 +62,37 @@ impl World {
         .await
     }
 
-    /// Waits until the newest recovery point of a VM is, on all its disks, what its guest has now.
+    /// Waits until the newest recovery point of a VM is, on all its disks, what its guest has: the manifest with it.
     pub(crate) async fn until_newest_point_is_source(&self, host: &Host, vm: &str) -> Manifest {
         let status = self.status(vm).await;
-        let replica = status.replica_id.clone().unwrap();
+        let places: Vec<&str> = status.disks.iter().map(|disk| disk.id.as_str()).collect();
+        self.until_point_is(vm, (host, vm), &places).await
+    }
+
+    /// Waits until the newest recovery point of `vm` is what the guest of `machine` has in these places, and has no others.
+    pub(crate) async fn until_point_is(
+        &self,
+        vm: &str,
+        (host, machine): (&Host, &str),
+        places: &[&str],
+    ) -> Manifest {
+        let mut looked = None;
         until(&format!("a point of {vm} that is its source"), async || {
-            let manifest = self.manifest(&replica).await?;
+            let status = self.status(vm).await;
+            let replica = status.replica_id.as_ref()?;
+            let manifest = self.manifest(replica).await?;
             let newest = manifest.points.last()?;
-            if newest.disks.len() != status.disks.len() {
+            // What is written after a point brings another.
+            if newest.disks.len() != places.len() || looked == Some(newest.sequence) {
                 return None;
             }
-            for disk in &status.disks {
+            for place in places {
+                let disk = status.disks.iter().find(|disk| disk.id == *place)?;
                 let id = disk.replica_disk_id.parse().unwrap();
-                let export = format!("{vm}/{}", disk.id);
-                let found = self.read_point(&replica, newest, &id).await?;
-                if found != read_guest(host, export, newest.disks[&id].size).await {
+                let size = newest.disks.get(&id)?.size;
+                let found = self.read_point(replica, newest, &id).await?;
+                if found != read_guest(host, format!("{machine}/{place}"), size).await {
+                    looked = Some(newest.sequence);
                     return None;
                 }
             }

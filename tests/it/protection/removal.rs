@@ -57,3 +57,38 @@ async fn a_replica_goes_with_its_object_if_that_was_said_and_its_site_goes_last(
         assert!(got.is_err_and(|error| error.is_not_found()));
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_deleted_with_its_secret_first_ends_all_the_same() {
+    let world = World::new().await;
+    let mut host = world.host("hv1").await;
+    machine(&host, "web", &[("scsi:0:0", 16 * MIB)], MIB).await;
+    host.start_agent().unwrap();
+    world.apply(&world.site(&["hv1"], |_| {})).await;
+    world.apply(&[protected_vm("web")]).await;
+    let _controller = world.stage.controller("c0").await.unwrap();
+    let replica = world.until_protected("web").await.replica_id.unwrap();
+
+    let secret = ["delete", "secret", "storage"];
+    world.stage.kubectl(&secret, b"").await.unwrap();
+    let site = ["delete", "hypervsite", SITE, "--wait=false"];
+    world.stage.kubectl(&site, b"").await.unwrap();
+    world
+        .until_site("CredentialsValid", |status, _| status == "False")
+        .await;
+    let delete = ["delete", "protectedvm", "web", "--wait=false"];
+    world.stage.kubectl(&delete, b"").await.unwrap();
+
+    let client = world.stage.client();
+    let vms: Api<ProtectedVM> = Api::namespaced(client.clone(), NAMESPACE);
+    let sites: Api<HyperVSite> = Api::namespaced(client, NAMESPACE);
+    until("the end of both", async || {
+        let left = vms.get_opt("web").await.unwrap().is_some();
+        let all = left || sites.get_opt(SITE).await.unwrap().is_some();
+        (!all).then_some(())
+    })
+    .await;
+    // The replica stays, and it is written down that it does.
+    assert!(world.record().await.retained);
+    assert!(world.manifest(&replica).await.is_some());
+}

@@ -68,6 +68,8 @@ async fn a_barrier_a_comparison_and_a_pause_come_when_they_are_asked_for() {
         .await;
     let paused = world.until_status("web", "suspended", is_suspended).await;
     assert!(paused.health_reasons[0].contains("spec.suspend of the VM"));
+    let said = world.until_ready_says("Suspended").await;
+    assert!(said.contains("more than half of a disk"), "{said}");
     world
         .patch("protectedvm", "web", &json!({ "suspend": false }))
         .await;

@@ -101,6 +101,7 @@ pub(crate) async fn record(world: &World) -> String {
         vm: vm(),
         vm_name: "model".to_owned(),
         former_vms: Vec::new(),
+        rebound: None,
         created: Timestamp::UNIX_EPOCH,
         retained: false,
         condemned: None,

@@ -102,6 +102,8 @@ impl World {
             replica: self.cloud.id.clone(),
             generation,
             term: 0,
+            host: None,
+            former_disks: Vec::new(),
             epoch: 0,
             active_side: Side::OnPremises,
             active_run: None,
@@ -232,6 +234,7 @@ impl World {
             publish,
             retry: retry.clone(),
             synchronize: synchronize.clone(),
+            finish: CancellationToken::new(),
             stop: CancellationToken::new(),
         };
         Running {

@@ -17,6 +17,8 @@ fn fence() -> Fence {
         replica: ReplicaId::from_random(1),
         generation: Generation::new(1),
         term: 0,
+        host: None,
+        former_disks: Vec::new(),
         epoch: 0,
         active_side: Side::OnPremises,
         active_run: None,

@@ -185,7 +185,10 @@ fn point(point: &Point) -> RecoveryPointStatus {
 /// The steps of the enable job, as the seed names them; start and end times stay as they were first seen.
 pub fn tasks(seen: &Observed, failed: bool, old: &[Task], now: Time) -> Vec<Task> {
     let started = matches!(seen.agent, Agent::Replicating(phase) if phase != Phase::Created);
-    let fenced = matches!(seen.fence, Fence::Behind | Fence::Current | Fence::Ahead);
+    let fenced = matches!(
+        seen.fence,
+        Fence::Behind | Fence::Elsewhere | Fence::Current | Fence::Ahead
+    );
     let identified = seen.replica == Replica::Present && fenced;
     let done = [
         ("Prerequisites check for enabling protection", seen.record),

@@ -204,6 +204,7 @@ mod tests {
             token: Some("a".to_owned()),
             demand: true,
             need: None,
+            rebound: false,
         };
         let kept = status(&demanded, &ProtectedVMStatus::default(), now).unwrap();
         assert_eq!((kept.token.as_deref(), kept.reason), (Some("a"), None));

@@ -3,6 +3,8 @@
 use super::*;
 use crate::api::condition::is_true;
 use crate::controller::metrics::vms::Figures;
+use crate::controller::vm::rebind::Replaced;
+use crate::controller::vm::removal::Removal;
 use crate::controller::vm::resync::{Leave, Need, Resync};
 use crate::controller::vm::rules::Failure;
 use crate::controller::vm::step;
@@ -45,7 +47,7 @@ pub(in crate::controller::vm) fn protected() -> Observed {
             connected: true,
         },
         taken_by: None,
-        replaced: false,
+        replaced: None,
         failures: Vec::new(),
         record: true,
         replica: step::Replica::Present,
@@ -510,4 +512,44 @@ fn a_replica_that_is_needed_holds_its_deletion_and_says_why() {
         summary("False", "ActiveInAzure", true, false)
     );
     assert_eq!(case.status().state, Some(ReplicationState::Deleting));
+}
+
+#[test]
+fn a_pause_is_there_once_what_is_captured_is_sealed_and_work_on_a_host_alarms_nobody() {
+    for (phase, ready, reason) in [
+        (Phase::Shipping, "False", "Pausing"),
+        (Phase::Suspended, "True", "HostMaintenance"),
+    ] {
+        let status = Case::of(Observed {
+            pause: Some(Pause::Maintenance),
+            agent: Agent::Replicating(phase),
+            ..protected()
+        })
+        .status();
+        let said = status.conditions.iter().find(|c| c.type_ == types::READY);
+        let said = said.unwrap();
+        assert_eq!(
+            (said.status.as_str(), said.reason.as_str()),
+            (ready, reason)
+        );
+        assert_eq!(status.health, Some(Health::Normal), "{phase:?}");
+    }
+}
+
+#[test]
+fn a_vm_of_the_name_that_is_another_says_how_the_replica_goes_on_with_it() {
+    let replaced = |asked| Observed {
+        replaced: Some(Replaced {
+            token: "a.b".to_owned(),
+            asked,
+        }),
+        ..protected()
+    };
+    let status = Case::of(replaced(false)).status();
+    let stalled = status.conditions.iter().find(|c| c.type_ == types::STALLED);
+    let said = stalled.unwrap();
+    assert_eq!(said.reason, "VMReplaced");
+    assert!(said.message.contains("siterecovery.dev/rebind=a.b"));
+    let asked = Case::of(replaced(true)).status();
+    assert!(!is_true(&asked.conditions, types::STALLED));
 }

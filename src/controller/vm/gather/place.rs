@@ -1,0 +1,126 @@
+//! Where the machine is, since when nobody knows, and how the fence stands to that.
+
+use std::cmp::Ordering;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::controller::context::Context;
+use crate::controller::site::handle::SiteHandle;
+use crate::controller::vm::find::Found;
+use crate::controller::vm::memory::VmMemory;
+use crate::controller::vm::step;
+use crate::replica::fence::Fence;
+use crate::replica::record::Record;
+
+/// How long a machine may be on no host while it moves: the host that it leaves and the one that it comes to do not
+/// speak at the same time.
+const MOVES: Duration = Duration::from_secs(60);
+
+/// What is said of the machine: that one which was found before is nowhere is believed only after a while.
+pub(super) fn believed(
+    machine: step::Machine,
+    found: bool,
+    (recorded, memory): (bool, &mut VmMemory),
+    now: Timestamp,
+) -> step::Machine {
+    if found {
+        memory.missing = None;
+        return machine;
+    }
+    let since = *memory.missing.get_or_insert(now);
+    let moves = since_then(since, now) < MOVES;
+    match machine {
+        step::Machine::NotFound if recorded && moves => {
+            let silent = Vec::new();
+            step::Machine::Unknown { silent }
+        }
+        other => other,
+    }
+}
+
+/// How long nobody has been heard of who could say where the machine is, or what becomes of it.
+pub(super) fn silent(
+    context: &Context,
+    found: Option<&Found>,
+    memory: &VmMemory,
+) -> Option<Duration> {
+    let now = context.clock.now();
+    let since = match found {
+        Some(found) if found.state.is_connected() => return None,
+        Some(found) => found.state.heard_at,
+        None => memory.missing.unwrap_or(now),
+    };
+    // Before this controller led, nobody could be heard.
+    Some(since_then(since.max(context.registry.since()), now))
+}
+
+fn since_then(then: Timestamp, now: Timestamp) -> Duration {
+    Duration::try_from(now.duration_since(then)).unwrap_or_default()
+}
+
+/// How the fence stands to the owner's term and to the host that the machine is on. While the site is not ready, the
+/// term is that of before.
+pub(super) fn fence(
+    memory: &VmMemory,
+    record: Option<&Record>,
+    handle: Option<&SiteHandle>,
+    found: Option<&Found>,
+) -> step::Fence {
+    match (&memory.fence, record) {
+        (_, None) if handle.is_some() => step::Fence::Absent,
+        (None, _) | (_, None) => step::Fence::Unknown,
+        (Some((_, None)), Some(_)) => step::Fence::Absent,
+        (Some((_, Some(held))), Some(_)) => {
+            let Some(handle) = handle else {
+                return step::Fence::Current;
+            };
+            handle.saw_fence(held.value.term);
+            match held.value.term.cmp(&handle.term) {
+                Ordering::Less => step::Fence::Behind,
+                Ordering::Equal if is_elsewhere(&held.value, found) => step::Fence::Elsewhere,
+                Ordering::Equal => step::Fence::Current,
+                Ordering::Greater => step::Fence::Ahead,
+            }
+        }
+    }
+}
+
+/// Whether another host was commanded last than the one that says that it has the machine.
+fn is_elsewhere(fence: &Fence, found: Option<&Found>) -> bool {
+    let here = found.filter(|found| found.state.is_connected());
+    here.zip(fence.host.as_ref())
+        .is_some_and(|(here, commanded)| here.host != *commanded)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    #[test]
+    fn a_machine_on_its_way_is_lost_only_after_a_while() {
+        let mut memory = VmMemory::default();
+        let mut look = |found, recorded, second| {
+            let machine = step::Machine::NotFound;
+            believed(machine, found, (recorded, &mut memory), at(second))
+        };
+        let on_its_way = step::Machine::Unknown { silent: Vec::new() };
+        assert_eq!(look(false, true, 0), on_its_way);
+        assert_eq!(look(false, true, 59), on_its_way);
+        assert_eq!(look(false, true, 60), step::Machine::NotFound);
+        // It was found in between, and goes again.
+        look(true, true, 61);
+        assert_eq!(look(false, true, 62), on_its_way);
+    }
+
+    #[test]
+    fn a_machine_that_was_never_found_is_not_on_its_way() {
+        let mut memory = VmMemory::default();
+        let said = believed(step::Machine::NotFound, false, (false, &mut memory), at(0));
+        assert_eq!(said, step::Machine::NotFound);
+    }
+}
