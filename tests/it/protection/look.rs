@@ -83,7 +83,7 @@ impl World {
             let manifest = self.manifest(replica).await?;
             let newest = manifest.points.last()?;
             // What is written after a point brings another.
-            if newest.disks.len() != places.len() || looked == Some(newest.sequence) {
+            if newest.disks.len() != places.len() || looked.as_ref() == Some(&newest.id) {
                 return None;
             }
             for place in places {
@@ -92,7 +92,7 @@ impl World {
                 let size = newest.disks.get(&id)?.size;
                 let found = self.read_point(replica, newest, &id).await?;
                 if found != read_guest(host, format!("{machine}/{place}"), size).await {
-                    looked = Some(newest.sequence);
+                    looked = Some(newest.id.clone());
                     return None;
                 }
             }
