@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
+use futures::FutureExt as _;
 use kube::core::DeserializeGuard;
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Client, Resource};
@@ -186,6 +187,12 @@ impl<K: Resource<DynamicType = ()> + Clone + 'static> Objects<K> {
         self.watched(name)?.store.get(&reference)
     }
 
+    /// Whether all objects of a namespace have been seen once: before, one that is not here may be there all the same.
+    pub fn are_known(&self, beside: &ObjectName) -> bool {
+        self.watched(beside)
+            .is_some_and(|watched| watched.store.wait_until_ready().now_or_never().is_some())
+    }
+
     /// All objects, as they were last seen.
     pub fn list(&self) -> Vec<Arc<Guarded<K>>> {
         self.stores
@@ -247,5 +254,33 @@ impl<M: Default> Memory<M> {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(object);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::runtime::{reflector, watcher};
+
+    use super::*;
+
+    #[test]
+    fn what_is_not_there_is_known_only_once_all_have_been_seen() {
+        let (store, mut writer) = reflector::store::<Guarded<HyperVSite>>();
+        let (touch, _touched) = mpsc::unbounded_channel();
+        let watched = Watched {
+            namespace: Some("dr".to_owned()),
+            store,
+            touch,
+        };
+        let sites = Objects {
+            stores: vec![watched],
+        };
+        let vm = ObjectName::new("dr", "web").unwrap();
+        writer.apply_watcher_event(&watcher::Event::Init);
+        assert!(!sites.are_known(&vm));
+        writer.apply_watcher_event(&watcher::Event::InitDone);
+        assert!(sites.are_known(&vm));
+        // A namespace that nobody watches tells nothing.
+        assert!(!sites.are_known(&ObjectName::new("other", "web").unwrap()));
     }
 }

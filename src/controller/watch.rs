@@ -38,6 +38,8 @@ const FINALIZER: &str = "siterecovery.dev/replication";
 const SITE_FINALIZER: &str = "siterecovery.dev/virtual-machines";
 /// How soon an object is looked at again after the API server refused something.
 const RETRY: Duration = Duration::from_secs(10);
+/// How soon an object is looked at again that came before those which it belongs to.
+const SOON: Duration = Duration::from_millis(200);
 /// How often an object is looked at that cannot be understood: it has to be changed first.
 const INVALID: Duration = Duration::from_secs(3600);
 
@@ -185,6 +187,9 @@ async fn reconcile_site(
     let Some(name) = name_of(site.as_ref()) else {
         return Ok(Action::await_change());
     };
+    if !context.vms.are_known(&name) {
+        return Ok(Action::requeue(SOON));
+    }
     let action = match &site.0 {
         Ok(site) => with_site_finalizer(site.clone(), &name, &context).await,
         Err(error) => Ok(say_invalid(&context, site.as_ref(), &error.error).await),
@@ -245,6 +250,9 @@ async fn reconcile_vm(
     let Some(name) = name_of(vm.as_ref()) else {
         return Ok(Action::await_change());
     };
+    if !context.sites.are_known(&name) {
+        return Ok(Action::requeue(SOON));
+    }
     let action = match &vm.0 {
         Ok(vm) => with_finalizer(vm.clone(), &name, &context).await,
         Err(error) => Ok(say_invalid(&context, vm.as_ref(), &error.error).await),

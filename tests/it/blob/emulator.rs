@@ -102,7 +102,7 @@ impl Emulator {
     }
 
     pub(crate) fn account(&self) -> AccountClient {
-        AccountClient::with_key(&http(&[]), self.endpoint(), self.key(), impatient())
+        AccountClient::with_key(&http(&[]), self.endpoint(), self.key(), patient())
     }
 
     /// A new container that nobody else knows.
