@@ -2,6 +2,9 @@
 
 # Cargo's own variables hold: CARGO_TARGET_DIR, CARGO_BUILD_JOBS, …
 CARGO ?= cargo
+# Tests wait more than they compute.
+RUST_TEST_THREADS ?= $(shell expr 2 '*' $$(nproc))
+export RUST_TEST_THREADS
 BINARY = $(or $(CARGO_TARGET_DIR),target)/debug/site-recovery
 
 .DEFAULT_GOAL := help
