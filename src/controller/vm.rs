@@ -100,7 +100,9 @@ pub async fn reconcile(
     tell_site(step, &gathered, context);
     if step == Step::Retain && waits_for_site(vm, &last, &gathered, started) {
         let note = "waits, for at most ten minutes, until its site is ready: the replica is then marked as retained";
-        context.events.warning(vm, "WaitingForSite", note).await;
+        if !std::mem::replace(&mut memory.said_waiting, true) {
+            context.events.warning(vm, "WaitingForSite", note).await;
+        }
         return Outcome::Again(Action::requeue(MOVING));
     }
     let acted = act(step, name, &gathered, context, memory, started).await;
@@ -168,7 +170,7 @@ async fn end(
     memory: &mut VmMemory,
 ) {
     if let Some((replica, _)) = memory.attached.take() {
-        context.datapath.detach(&replica);
+        context.detach(&replica);
     }
     say_end(step, vm, gathered, context, memory).await;
     touch_next(gathered, context);
@@ -195,7 +197,8 @@ async fn say_end(
         && let Some(record) = &gathered.record
     {
         let note = format!(
-            "replica {} stays in Azure although deletionPolicy is DeleteReplica: its HyperVSite is not ready, or does not              allow deletions",
+            "replica {} stays in Azure although deletionPolicy is DeleteReplica: its HyperVSite is not ready, or does \
+             not allow deletions",
             record.replica
         );
         context.events.warning(vm, "ReplicaRetained", &note).await;
