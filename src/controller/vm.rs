@@ -44,7 +44,7 @@ use crate::api::vm_status::{ProtectedVMStatus, ReplicationState};
 use crate::controller::context::Context;
 use crate::controller::metrics::vms::Figures;
 use crate::controller::unsupported;
-use crate::controller::vm::gather::{Gathered, Knowledge, slots};
+use crate::controller::vm::gather::{Gathered, Knowledge, place, slots};
 use crate::controller::vm::memory::VmMemory;
 use crate::controller::vm::monitor::Measured;
 use crate::controller::vm::publish::Change;
@@ -318,9 +318,11 @@ fn again(
         }
         (_, Step::Nothing(why)) if waits_for_others(why) => {
             let look = WAITING.mul_f64(rand::random_range(0.8..1.2));
-            let left = gathered.silent.map(|silent| SILENCE.saturating_sub(silent));
-            left.filter(|left| !left.is_zero())
-                .map_or(look, |left| look.min(left + SOON))
+            let silent = gathered.silent.map(|silent| SILENCE.saturating_sub(silent));
+            let silent = silent.filter(|left| !left.is_zero());
+            let believed = place::until_believed(memory, context.clock.now());
+            let left = silent.into_iter().chain(believed).min();
+            left.map_or(look, |left| look.min(left + SOON))
         }
         (_, _) => MOVING,
     }
