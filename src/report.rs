@@ -157,28 +157,44 @@ impl<'de> Deserialize<'de> for Code {
     }
 }
 
+/// The longest message of a fault, in characters: nobody reads more, conditions and events hold little more, and what a
+/// peer or a parser says may have any length.
+const MESSAGE_MAX: usize = 2000;
+
 /// An error as it leaves a process: code and message; the remedy comes from the code.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fault {
     pub code: Code,
     /// What happened, to which object, with causes; one line.
+    #[serde(deserialize_with = "message")]
     pub message: String,
+}
+
+fn message<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    String::deserialize(deserializer).map(shortened)
+}
+
+/// The message with its end cut off, if it is too long.
+fn shortened(mut message: String) -> String {
+    if let Some((end, _)) = message.char_indices().nth(MESSAGE_MAX) {
+        message.truncate(end);
+        message.push('…');
+        message.shrink_to_fit();
+    }
+    message
 }
 
 impl Fault {
     pub fn new(code: Code, message: impl Into<String>) -> Self {
         Fault {
             code,
-            message: message.into(),
+            message: shortened(message.into()),
         }
     }
 
     /// The fault that says all of `error`: its own words and those of its causes.
     pub fn of(code: Code, error: &dyn Error) -> Self {
-        Fault {
-            code,
-            message: chain(error),
-        }
+        Fault::new(code, chain(error))
     }
 }
 
@@ -212,6 +228,25 @@ pub fn chain(error: &dyn Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_peer_says_does_not_become_a_message_without_end() {
+        let long = "ä".repeat(1 << 20);
+        let said = format!(r#"{{ "code": "HostBusy", "message": "{long}" }}"#);
+        let heard: Fault = serde_json::from_str(&said).unwrap();
+        let parsed = serde_json::from_str::<u64>(&format!("\"{long}\"")).unwrap_err();
+        for fault in [
+            heard,
+            Fault::new(Code::HostBusy, long),
+            Fault::of(Code::InvalidRequest, &parsed),
+        ] {
+            assert_eq!(fault.message.chars().count(), MESSAGE_MAX + 1);
+            assert!(fault.message.ends_with('…'));
+            let again = serde_json::to_string(&fault).unwrap();
+            let again: Fault = serde_json::from_str(&again).unwrap();
+            assert_eq!(again.message.chars().count(), MESSAGE_MAX + 1);
+        }
+    }
 
     #[test]
     fn a_chain_says_each_cause_once() {

@@ -119,13 +119,6 @@ impl Answer {
 
     /// What a failed request's answer says.
     pub(crate) fn fault(&self, status: u16) -> crate::report::Fault {
-        /// A message goes into conditions and events: nobody reads more, and they hold no more.
-        const MESSAGE_MAX: usize = 1000;
-        let mut fault = wire::fault_of(status, &self.bytes);
-        if let Some((end, _)) = fault.message.char_indices().nth(MESSAGE_MAX) {
-            fault.message.truncate(end);
-            fault.message.push('…');
-        }
-        fault
+        wire::fault_of(status, &self.bytes)
     }
 }

@@ -107,7 +107,8 @@ pub fn is_true(conditions: &[Condition], type_: &str) -> bool {
         .any(|condition| condition.type_ == type_ && condition.status == "True")
 }
 
-fn shortened(mut message: String) -> String {
+/// A message that fits into a condition.
+pub fn shortened(mut message: String) -> String {
     if message.len() > MESSAGE_MAX {
         let mut end = MESSAGE_MAX - '…'.len_utf8();
         while !message.is_char_boundary(end) {

@@ -96,6 +96,13 @@ impl Context {
             .cloned()
     }
 
+    /// Forgets how a site was found and what was written of it: another may come under its name.
+    pub fn forget_site(&self, site: &ObjectName) {
+        self.site_status.forget(site);
+        let mut views = self.views.write().unwrap_or_else(PoisonError::into_inner);
+        views.remove(site);
+    }
+
     /// Which object has `replica`.
     pub fn owner(&self, replica: &ReplicaId) -> Option<ObjectName> {
         self.owners
@@ -103,6 +110,19 @@ impl Context {
             .unwrap_or_else(PoisonError::into_inner)
             .get(replica)
             .cloned()
+    }
+
+    /// Notes which object has `replica`.
+    pub fn own(&self, replica: &ReplicaId, object: &ObjectName) {
+        let mut owners = self.owners.lock().unwrap_or_else(PoisonError::into_inner);
+        owners.insert(replica.clone(), object.clone());
+    }
+
+    /// Ends the data path's work on `replica`, which is no object's any more.
+    pub fn detach(&self, replica: &ReplicaId) {
+        self.datapath.detach(replica);
+        let mut owners = self.owners.lock().unwrap_or_else(PoisonError::into_inner);
+        owners.remove(replica);
     }
 
     /// Has all VMs of a site looked at again.

@@ -2,8 +2,10 @@
 //! another host now.
 //!
 //! A replication goes only if the site's record says that its replica is retained, or the fence that another host is
-//! commanded. One without a record may be of an object that a rebuilt cluster has not applied yet: it is left alone. The command is of the generation that the fence
-//! in storage says, never of the one that the agent says itself: that would be admitted whoever commands by now.
+//! commanded. One without a record may be of an object that a rebuilt cluster has not applied yet: it is left alone.
+//!
+//! The command is of the generation that the fence in storage says, never of the one that the agent says itself: that
+//! would be admitted whoever commands by now. A fence of a later term is another owner's: nothing is ended under it.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -15,10 +17,11 @@ use crate::controller::context::{Context, name_of};
 use crate::controller::documents;
 use crate::controller::gateway::host_state::HostState;
 use crate::controller::site::handle::{SiteHandle, SiteView};
-use crate::ids::{ObjectName, OperationId, ReplicaId, VmId, random};
+use crate::ids::{HostName, ObjectName, OperationId, ReplicaId, VmId, random};
 use crate::replica::fence::Fence;
 use crate::replica::names;
 use crate::report::Fault;
+use crate::units::Generation;
 use crate::wire::{Command, Remove};
 
 /// How often replications are compared with records.
@@ -86,8 +89,13 @@ async fn end_unwanted(handle: &SiteHandle, host: &HostState) {
         }
         let condemned = record.condemned;
         let generation = match fence_of(handle, replica).await {
-            Ok(Some(fence)) if record.retained || is_of_another(&fence, host) => fence.generation,
-            Ok(Some(_)) => continue,
+            Ok(Some(fence)) => {
+                handle.saw_fence(fence.term);
+                match of_fence(&fence, handle.term, (record.retained, &host.host)) {
+                    Some(generation) => generation,
+                    None => continue,
+                }
+            }
             // The fence went with the replica: what it said last is in the record.
             Ok(None) if let Some(condemned) = condemned => condemned.generation,
             Ok(None) => {
@@ -122,15 +130,45 @@ fn has(host: &HostState, vm: &VmId) -> bool {
     listed.is_none_or(|listed| listed.machines.iter().any(|machine| machine.id == *vm))
 }
 
-fn is_of_another(fence: &Fence, host: &HostState) -> bool {
-    fence
-        .host
-        .as_ref()
-        .is_some_and(|commanded| *commanded != host.host)
+/// The generation in which a replication may be ended by the owner of `term`, if it may be: its replica is retained, or
+/// another host is commanded. Who has taken over since may want it kept up.
+fn of_fence(fence: &Fence, term: u64, (retained, host): (bool, &HostName)) -> Option<Generation> {
+    let commanded = fence.host.as_ref();
+    let elsewhere = commanded.is_some_and(|commanded| commanded != host);
+    (fence.term <= term && (retained || elsewhere)).then_some(fence.generation)
 }
 
 async fn fence_of(handle: &SiteHandle, replica: &ReplicaId) -> Result<Option<Fence>, Fault> {
     let container = handle.store(replica).replica;
     let held = documents::load(container.as_ref(), names::FENCE).await?;
     Ok(held.map(|held| held.value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fence(host: &str, term: u64) -> Fence {
+        serde_json::from_value(serde_json::json!({
+            "replica": ReplicaId::from_random(1), "generation": 7, "term": term, "host": host, "epoch": 0,
+            "activeSide": "OnPremises", "activeRun": null, "pinned": [],
+            "machine": {
+                "vm": "0f8fad5b-d9cb-469f-a165-70867728950e", "name": "web", "boot": "Gen2", "processors": 1,
+                "memoryMib": 1, "secureBoot": false, "guestOs": null, "networkAdapters": [], "disks": [],
+            },
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn what_is_retained_or_commanded_elsewhere_ends_unless_another_owner_has_it() {
+        let (hv1, hv2) = ("hv1".parse().unwrap(), "hv2".parse().unwrap());
+        let ends = Some(Generation::new(7));
+        assert_eq!(of_fence(&fence("hv1", 3), 3, (true, &hv1)), ends);
+        assert_eq!(of_fence(&fence("hv1", 3), 3, (false, &hv2)), ends);
+        assert_eq!(of_fence(&fence("hv1", 3), 3, (false, &hv1)), None);
+        // The owner of a later term has taken up again what this one retained.
+        assert_eq!(of_fence(&fence("hv1", 4), 3, (true, &hv1)), None);
+        assert_eq!(of_fence(&fence("hv1", 4), 3, (false, &hv2)), None);
+    }
 }

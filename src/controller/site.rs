@@ -75,7 +75,7 @@ pub async fn reconcile(site: &HyperVSite, context: &Context, memory: &mut SiteMe
             uid: site.metadata.uid.clone(),
             ..SiteMemory::default()
         };
-        context.site_status.forget(&name);
+        context.forget_site(&name);
     }
     let unsupported = unsupported::of_site(&site.spec);
     let found = {
@@ -262,9 +262,11 @@ async fn use_account(
             return Ok(owner);
         }
     };
-    memory.handle = Some(match memory.handle.take() {
-        Some(handle) if handle.fingerprint == opened.fingerprint && handle.term == term => handle,
-        Some(handle) => Arc::new(handle.reopened(opened, term)),
+    // What was known in an earlier term is not: another cluster may have acted since.
+    let known = memory.handle.take().filter(|handle| handle.term == term);
+    memory.handle = Some(match known {
+        Some(handle) if handle.fingerprint == opened.fingerprint => handle,
+        Some(handle) => Arc::new(handle.reopened(opened)),
         None => {
             let records =
                 handle::read_records(opened.account.container(&container).as_ref()).await?;

@@ -44,7 +44,7 @@ use crate::api::vm_status::{ProtectedVMStatus, ReplicationState};
 use crate::controller::context::Context;
 use crate::controller::metrics::vms::Figures;
 use crate::controller::unsupported;
-use crate::controller::vm::gather::{Gathered, Knowledge, slots};
+use crate::controller::vm::gather::{Gathered, Knowledge, place, slots};
 use crate::controller::vm::memory::VmMemory;
 use crate::controller::vm::monitor::Measured;
 use crate::controller::vm::publish::Change;
@@ -100,7 +100,9 @@ pub async fn reconcile(
     tell_site(step, &gathered, context);
     if step == Step::Retain && waits_for_site(vm, &last, &gathered, started) {
         let note = "waits, for at most ten minutes, until its site is ready: the replica is then marked as retained";
-        context.events.warning(vm, "WaitingForSite", note).await;
+        if !std::mem::replace(&mut memory.said_waiting, true) {
+            context.events.warning(vm, "WaitingForSite", note).await;
+        }
         return Outcome::Again(Action::requeue(MOVING));
     }
     let acted = act(step, name, &gathered, context, memory, started).await;
@@ -168,7 +170,7 @@ async fn end(
     memory: &mut VmMemory,
 ) {
     if let Some((replica, _)) = memory.attached.take() {
-        context.datapath.detach(&replica);
+        context.detach(&replica);
     }
     say_end(step, vm, gathered, context, memory).await;
     touch_next(gathered, context);
@@ -195,7 +197,8 @@ async fn say_end(
         && let Some(record) = &gathered.record
     {
         let note = format!(
-            "replica {} stays in Azure although deletionPolicy is DeleteReplica: its HyperVSite is not ready, or does not              allow deletions",
+            "replica {} stays in Azure although deletionPolicy is DeleteReplica: its HyperVSite is not ready, or does \
+             not allow deletions",
             record.replica
         );
         context.events.warning(vm, "ReplicaRetained", &note).await;
@@ -315,9 +318,11 @@ fn again(
         }
         (_, Step::Nothing(why)) if waits_for_others(why) => {
             let look = WAITING.mul_f64(rand::random_range(0.8..1.2));
-            let left = gathered.silent.map(|silent| SILENCE.saturating_sub(silent));
-            left.filter(|left| !left.is_zero())
-                .map_or(look, |left| look.min(left + SOON))
+            let silent = gathered.silent.map(|silent| SILENCE.saturating_sub(silent));
+            let silent = silent.filter(|left| !left.is_zero());
+            let believed = place::until_believed(memory, context.clock.now());
+            let left = silent.into_iter().chain(believed).min();
+            left.map_or(look, |left| look.min(left + SOON))
         }
         (_, _) => MOVING,
     }

@@ -4,6 +4,7 @@
 //! reported on itself and does not stop the watch.
 
 use std::fmt::Debug;
+use std::future::ready;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
 use kube::api::ListParams;
 use kube::core::NamespaceResourceScope;
-use kube::runtime::controller::{Action, Config};
+use kube::runtime::controller::{self, Action, Config};
 use kube::runtime::reflector::{self, ObjectRef};
 use kube::runtime::watcher::{self, watcher};
 use kube::runtime::{
@@ -121,11 +122,7 @@ where
 #[error("{0}")]
 pub struct Failed(String);
 
-fn controller<K>(
-    watch: Watch<K>,
-    concurrency: u16,
-    stop: &CancellationToken,
-) -> Controller<Guarded<K>>
+fn looking<K>(watch: Watch<K>, concurrency: u16, stop: &CancellationToken) -> Controller<Guarded<K>>
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
 {
@@ -158,8 +155,14 @@ pub async fn run_sites(
 ) {
     let run = |watch| {
         let controller =
-            controller(watch, concurrency, &stop).run(reconcile_site, retry_soon, context.clone());
-        controller.for_each(async |_| {})
+            looking(watch, concurrency, &stop).run(reconcile_site, retry_soon, context.clone());
+        let context = context.clone();
+        controller.for_each(move |looked| {
+            if let Some(site) = gone(looked).filter(|site| context.sites.get(site).is_none()) {
+                forget_site(&context, &site);
+            }
+            ready(())
+        })
     };
     futures::future::join_all(watches.into_iter().map(run)).await;
 }
@@ -173,10 +176,41 @@ pub async fn run_vms(
 ) {
     let run = |watch| {
         let controller =
-            controller(watch, concurrency, &stop).run(reconcile_vm, retry_soon, context.clone());
-        controller.for_each(async |_| {})
+            looking(watch, concurrency, &stop).run(reconcile_vm, retry_soon, context.clone());
+        let context = context.clone();
+        controller.for_each(move |looked| {
+            if let Some(vm) = gone(looked).filter(|vm| context.vms.get(vm).is_none()) {
+                forget_vm(&context, &vm);
+            }
+            ready(())
+        })
     };
     futures::future::join_all(watches.into_iter().map(run)).await;
+}
+
+/// The object that was to be looked at and is gone: somebody may have taken its finalizer away.
+fn gone<T>(looked: Result<T, controller::Error<Failed, watcher::Error>>) -> Option<ObjectName> {
+    let Err(controller::Error::ObjectNotFound(object)) = looked else {
+        return None;
+    };
+    ObjectName::new(object.namespace.as_deref()?, &object.name).ok()
+}
+
+/// Forgets a site that is gone.
+fn forget_site(context: &Context, name: &ObjectName) {
+    context.site_memory.forget(name);
+    context.forget_site(name);
+}
+
+/// Forgets a VM that is gone, and ends what is done for it.
+fn forget_vm(context: &Context, name: &ObjectName) {
+    if let Some((replica, _)) = context.vm_memory.take(name).attached {
+        tracing::warn!(vm = %name, %replica, "the object is gone without having been let go");
+        context.detach(&replica);
+    }
+    context.vm_status.forget(name);
+    context.metrics.figures.forget(name);
+    context.places.set(name, None);
 }
 
 async fn reconcile_site(
@@ -220,6 +254,7 @@ async fn with_site_finalizer(
                 finalizer::Event::Apply(site) => Ok(look(site).await),
                 finalizer::Event::Cleanup(site) => {
                     if !has_vms(name, context).await? {
+                        forget_site(context, name);
                         return Ok(Action::await_change());
                     }
                     look(site).await;
@@ -276,10 +311,7 @@ async fn with_finalizer(
                 Ok((action, false))
             }
             Outcome::Gone => {
-                context.vm_memory.forget(name);
-                context.vm_status.forget(name);
-                context.metrics.figures.forget(name);
-                context.places.set(name, None);
+                forget_vm(context, name);
                 Ok((Action::await_change(), true))
             }
         }
@@ -339,7 +371,10 @@ pub async fn follow_agents(context: Arc<Context>, stop: CancellationToken) {
                     context.vms.touch(&vm);
                 }
             }
-            Some(Event::Refused(Claimant::Host(identity))) => context.sites.touch(&identity.site),
+            // Whoever reaches the gateway can claim to be one host after the other: that is no look each.
+            Some(Event::Refused(Claimant::Host(identity))) => {
+                context.site_looks.ask(&identity.site);
+            }
             // Nobody's site can show somebody who did not say who he is.
             Some(Event::Refused(Claimant::Address(_))) => {}
             Some(Event::Everything) => {

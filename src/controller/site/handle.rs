@@ -16,7 +16,7 @@ use crate::datapath::store::Store;
 use crate::ids::{ObjectName, ReplicaId, VmId};
 use crate::replica::names::{self, Prefix};
 use crate::replica::record::Record;
-use crate::report::Fault;
+use crate::report::{Code, Fault};
 
 /// The most records of one site that are read: ten times the largest fleet.
 const RECORDS_MAX: u64 = 100_000;
@@ -74,12 +74,12 @@ impl SiteHandle {
         }
     }
 
-    /// The same site with other credentials, or in another term.
+    /// The same site with other credentials.
     #[must_use]
-    pub fn reopened(&self, opened: &Opened, term: u64) -> Self {
+    pub fn reopened(&self, opened: &Opened) -> Self {
         let records = self.records().clone();
         let (name, prefix) = (self.name.clone(), self.prefix.clone());
-        SiteHandle::new(name, opened, prefix, term, records)
+        SiteHandle::new(name, opened, prefix, self.term, records)
     }
 
     /// The highest term that a fence of the site was seen to have.
@@ -140,19 +140,46 @@ impl SiteHandle {
     /// Writes a record: creates it, or replaces the one that is known.
     ///
     /// # Errors
-    /// If storage does not take it, or somebody else wrote it.
+    /// If storage does not take it, or another one stands there: which is known then.
     pub async fn keep_record(&self, record: Record) -> Result<(), Fault> {
-        let blob = names::record(&record.object);
-        let held = match self.record(&record.object) {
-            Some(held) => documents::replace(self.container.as_ref(), &blob, &held, record).await?,
-            None => documents::create(self.container.as_ref(), &blob, record).await?,
-        };
-        self.records().insert(held);
-        Ok(())
+        keep_record(self.container.as_ref(), &self.records, record).await
     }
 
     fn records(&self) -> MutexGuard<'_, Records> {
-        self.records.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.records)
+    }
+}
+
+fn lock(records: &Mutex<Records>) -> MutexGuard<'_, Records> {
+    records.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Writes a record. The reply to an earlier write may have been lost: what stands there instead of what was known is
+/// read, so that whoever tries again goes on from it.
+async fn keep_record(
+    container: &dyn Container,
+    records: &Mutex<Records>,
+    record: Record,
+) -> Result<(), Fault> {
+    let blob = names::record(&record.object);
+    let known = lock(records).get(&record.object).cloned();
+    let kept = match known {
+        Some(held) => documents::replace(container, &blob, &held, record).await,
+        None => documents::create(container, &blob, record).await,
+    };
+    match kept {
+        Ok(held) => {
+            lock(records).insert(held);
+            Ok(())
+        }
+        Err(fault) => {
+            if fault.code == Code::StorageChanged
+                && let Some(held) = documents::load(container, &blob).await?
+            {
+                lock(records).insert(held);
+            }
+            Err(fault)
+        }
     }
 }
 
@@ -178,4 +205,83 @@ pub async fn read_records(container: &dyn Container) -> Result<Records, Fault> {
     let records = futures::stream::iter(reads).buffer_unordered(READS);
     let records: Vec<Option<Held<Record>>> = records.try_collect().await?;
     Ok(records.into_iter().flatten().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::blob::error::Operation;
+    use crate::blob::faulty::Faults;
+    use crate::blob::faulty::container::FaultyContainer;
+    use crate::blob::faulty::rule::{Calls, Effect, Failure, Rule};
+    use crate::blob::memory::MemoryContainer;
+    use crate::replica::record::Condemned;
+    use crate::units::{Generation, SystemClock};
+
+    fn record(replica: u128) -> Record {
+        Record {
+            object: ObjectName::new("dr", "web").unwrap(),
+            replica: ReplicaId::from_random(replica),
+            vm: "0f8fad5b-d9cb-469f-a165-70867728950e".parse().unwrap(),
+            vm_name: "web".to_owned(),
+            former_vms: Vec::new(),
+            rebound: None,
+            created: Timestamp::UNIX_EPOCH,
+            retained: false,
+            condemned: None,
+        }
+    }
+
+    /// The record as a step writes it: another one at each attempt.
+    fn condemned(of: Record, second: i64) -> Record {
+        Record {
+            retained: true,
+            condemned: Some(Condemned {
+                at: Timestamp::from_second(second).unwrap(),
+                generation: Generation::new(1),
+                erased: false,
+            }),
+            ..of
+        }
+    }
+
+    #[tokio::test]
+    async fn a_record_whose_reply_was_lost_is_gone_on_from_by_the_next_attempt() {
+        let memory = Arc::new(MemoryContainer::new("site", Arc::new(SystemClock)));
+        let faults = Faults::new(1);
+        let container = FaultyContainer::new(memory, faults.clone());
+        let records = Mutex::new(Records::default());
+        let object = record(1).object;
+        let known = || lock(&records).get(&object).map(|held| held.value.clone());
+        let lost = || {
+            faults.clear();
+            faults.add(Rule {
+                operations: vec![Operation::PutBlob],
+                object: "*".to_owned(),
+                calls: Calls::First(1),
+                effect: Effect::FailAfter(Failure::Interrupted),
+            });
+        };
+
+        // Given a record that was created, and nobody heard of it
+        lost();
+        let kept = keep_record(&container, &records, record(1)).await;
+        assert!(kept.is_err() && known().is_none());
+        // When it is created again, as another replica
+        let kept = keep_record(&container, &records, record(2)).await;
+        assert_eq!(kept.unwrap_err().code, Code::StorageChanged);
+        // Then it is the one that stands there.
+        assert_eq!(known(), Some(record(1)));
+
+        // And so with one that was changed.
+        lost();
+        let kept = keep_record(&container, &records, condemned(record(1), 1)).await;
+        assert!(kept.is_err());
+        let kept = keep_record(&container, &records, condemned(record(1), 2)).await;
+        assert_eq!(kept.unwrap_err().code, Code::StorageChanged);
+        assert_eq!(known(), Some(condemned(record(1), 1)));
+        let kept = keep_record(&container, &records, condemned(record(1), 3)).await;
+        kept.unwrap();
+        assert_eq!(known(), Some(condemned(record(1), 3)));
+    }
 }

@@ -15,7 +15,10 @@ use crate::report::{Code, Fault};
 use crate::retry::{Class, class};
 
 /// Free space is said in steps of this many percent.
-const STEP: u64 = 5;
+const STEP: i32 = 5;
+/// Volumes of a host that are listed, and how much of a volume's name: a host can say anything.
+const VOLUMES_MAX: usize = 64;
+const VOLUME_NAME_MAX: usize = 256;
 
 /// Everything that a status is made of.
 pub struct Facts<'a> {
@@ -119,13 +122,14 @@ fn host_status(host: &Host<'_>, old: &HyperVSiteStatus, now: Time) -> HostStatus
                     .map(|before| before.volumes.clone())
                     .unwrap_or_default()
             },
-            volumes,
+            |machines| volumes(machines, before.map_or(&[], |before| &before.volumes)),
         ),
     }
 }
 
-/// The volumes of all disks, with free space in coarse steps, so that the status stays quiet.
-fn volumes(machines: &[Machine]) -> Vec<VolumeStatus> {
+/// The volumes of all disks, with free space in coarse steps, so that the status stays quiet. What is about as it was said
+/// `before` is said again: a volume at the edge of two steps would move with every file.
+fn volumes(machines: &[Machine], before: &[VolumeStatus]) -> Vec<VolumeStatus> {
     let volumes = machines
         .iter()
         .flat_map(|machine| &machine.disks)
@@ -133,15 +137,22 @@ fn volumes(machines: &[Machine]) -> Vec<VolumeStatus> {
     let mut volumes: Vec<VolumeStatus> = volumes
         .map(|volume| {
             let percent = u128::from(volume.free) * 100 / u128::from(volume.size.max(1));
-            let step = u64::try_from(percent).unwrap_or(100).min(100) / STEP * STEP;
+            let percent = i32::try_from(percent).unwrap_or(100).min(100);
+            let name: String = volume.name.chars().take(VOLUME_NAME_MAX).collect();
+            let said = before.iter().find(|before| before.name == name);
+            let said = said.map(|before| before.free_percent);
+            let still = said.filter(|said| {
+                (said.saturating_sub(1)..=said.saturating_add(STEP)).contains(&percent)
+            });
             VolumeStatus {
-                name: volume.name.clone(),
-                free_percent: i32::try_from(step).unwrap_or(0),
+                name,
+                free_percent: still.unwrap_or(percent / STEP * STEP),
             }
         })
         .collect();
     volumes.sort_by(|a, b| a.name.cmp(&b.name));
     volumes.dedup_by(|a, b| a.name == b.name);
+    volumes.truncate(VOLUMES_MAX);
     volumes
 }
 
@@ -428,6 +439,47 @@ mod tests {
         stalled: bool,
     ) -> (String, String, bool, bool) {
         (status.to_owned(), reason.to_owned(), reconciling, stalled)
+    }
+
+    /// A machine with a disk on each volume, of which so many percent are free.
+    fn machine(volumes: &[(&str, u64)]) -> Machine {
+        let disks: Vec<_> = volumes
+            .iter()
+            .map(|(name, free)| {
+                serde_json::json!({
+                    "slot": "scsi:0:0", "backing": "Vhdx", "path": "web.vhdx", "virtualSize": 1, "logicalSector": 512,
+                    "physicalSector": 4096, "identifier": null, "boot": true, "problem": null,
+                    "volume": { "name": name, "free": free, "size": 100 },
+                })
+            })
+            .collect();
+        serde_json::from_value(serde_json::json!({
+            "id": "0f8fad5b-d9cb-469f-a165-70867728950e", "name": "web", "boot": "Gen2", "power": "Running",
+            "busy": null, "processors": 1, "memoryMib": 1, "secureBoot": false, "guestOs": null,
+            "replicatedBy": null, "networkAdapters": [], "disks": disks,
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn free_space_at_the_edge_of_a_step_is_not_said_anew() {
+        let mut said = Vec::new();
+        let mut percents = Vec::new();
+        for free in [27, 25, 24, 25, 24, 29, 30, 31, 30, 24, 23, 24] {
+            said = volumes(&[machine(&[("C:", free)])], &said);
+            percents.push(said[0].free_percent);
+        }
+        assert_eq!(percents, [25, 25, 25, 25, 25, 25, 25, 30, 30, 20, 20, 20]);
+    }
+
+    #[test]
+    fn a_host_that_names_volumes_without_end_does_not_fill_the_status() {
+        let long = "x".repeat(100_000);
+        let names: Vec<String> = (0..1000).map(|number| format!("{number}{long}")).collect();
+        let listed: Vec<(&str, u64)> = names.iter().map(|name| (name.as_str(), 50)).collect();
+        let said = volumes(&[machine(&listed)], &[]);
+        assert_eq!(said.len(), VOLUMES_MAX);
+        assert!(said.iter().all(|of| of.name.len() <= VOLUME_NAME_MAX));
     }
 
     #[test]

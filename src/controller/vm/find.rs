@@ -7,8 +7,7 @@ use crate::controller::gateway::host_state::HostState;
 use crate::controller::gateway::inventory::Inventory;
 use crate::controller::vm::step;
 use crate::host::Machine;
-use crate::ids::{HostName, ReplicaId, VmId};
-use crate::units::Generation;
+use crate::ids::{HostName, VmId};
 
 /// A host of the site, and what is known of it.
 pub struct Host {
@@ -25,18 +24,14 @@ pub struct Found {
 }
 
 /// Looks for the machine on `hosts`. `known` is the id of the machine that the object was bound to before, so that a
-/// renamed machine is still found; `replica` tells which of two hosts replicates it.
+/// renamed machine is still found; `commanded` is the host that was commanded last: of two that have it, it counts.
 pub fn find(
     selector: &VmSelector,
     known: Option<&VmId>,
-    replica: Option<&ReplicaId>,
+    commanded: Option<&HostName>,
     hosts: &[Host],
 ) -> (step::Machine, Option<Found>) {
-    let silent: Vec<HostName> = hosts
-        .iter()
-        .filter(|host| !has_answered(host))
-        .map(|host| host.name.clone())
-        .collect();
+    let silent = silent(hosts);
     let mut found = meant(selector, hosts);
     if found.is_empty()
         && let Some(known) = known.filter(|_| selector.name.is_some())
@@ -56,7 +51,7 @@ pub fn find(
         0 if silent.is_empty() => (step::Machine::NotFound, None),
         0 => (step::Machine::Unknown { silent }, None),
         1 => {
-            let best = found.into_iter().max_by_key(|found| rank(found, replica));
+            let best = found.into_iter().max_by_key(|found| rank(found, commanded));
             let best = best.expect("there is one");
             let (host, connected) = (best.host.clone(), best.state.is_connected());
             (step::Machine::Found { host, connected }, Some(best))
@@ -93,14 +88,15 @@ fn machines(host: &Host) -> Option<&Inventory> {
     host.state.as_ref()?.observed.machines.as_deref()
 }
 
-/// Whether a host is there to say which machines it has: what a lost one said last tells what it had, not what came to it
-/// since.
-fn has_answered(host: &Host) -> bool {
-    let connected = host
-        .state
-        .as_ref()
-        .is_some_and(|state| state.is_connected());
-    connected && machines(host).is_some()
+/// The hosts that are not there to say which machines they have: what a lost one said last tells what it had, not what
+/// came to it since.
+pub fn silent(hosts: &[Host]) -> Vec<HostName> {
+    let has_answered = |host: &&Host| {
+        let state = host.state.as_ref();
+        state.is_some_and(|state| state.is_connected()) && machines(host).is_some()
+    };
+    let silent = hosts.iter().filter(|host| !has_answered(host));
+    silent.map(|host| host.name.clone()).collect()
 }
 
 fn on_hosts<'a, Machines>(hosts: &'a [Host], of: impl Fn(&'a Inventory) -> Machines) -> Vec<Found>
@@ -121,11 +117,75 @@ where
     found
 }
 
-/// Of two hosts that say that they have the machine: the one that is connected, then the one that was commanded last.
-fn rank(found: &Found, replica: Option<&ReplicaId>) -> (bool, Option<Generation>) {
-    let commanded = replica.and_then(|replica| {
-        let replications = &found.state.observed.replications;
-        replications.get(replica).map(|seen| seen.generation)
-    });
-    (found.state.is_connected(), commanded)
+/// Of two hosts that say that they have the machine: the one that is connected, then the one that was commanded last. That
+/// stands in the fence: what an agent says of it does not take a machine away from another host.
+fn rank(found: &Found, commanded: Option<&HostName>) -> (bool, bool) {
+    let is_commanded = commanded == Some(&found.host);
+    (found.state.is_connected(), is_commanded)
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use serde_json::json;
+
+    use super::*;
+    use crate::controller::gateway::host_state::Link;
+    use crate::controller::gateway::observed::Observed;
+    use crate::ids::{ObjectName, ReplicaId};
+    use crate::units::Sequence;
+    use crate::wire::observation::HostObservation;
+
+    const ID: &str = "0f8fad5b-d9cb-469f-a165-70867728950e";
+
+    /// A host that has the machine, and says that it obeys this generation.
+    fn host(name: &str, generation: u64) -> Host {
+        let machine = serde_json::from_value(json!({
+            "id": ID, "name": "web", "boot": "Gen2", "power": "Running", "busy": null, "processors": 1,
+            "memoryMib": 1, "secureBoot": false, "guestOs": null, "replicatedBy": null, "networkAdapters": [],
+            "disks": [],
+        }));
+        let replica = ReplicaId::from_random(1);
+        let replication = serde_json::from_value(json!({
+            "replica": replica, "vm": ID, "generation": generation, "phase": "Replicating", "disks": [],
+            "sealed": Sequence::ZERO, "credentialsExpire": "2026-11-23T12:00:00Z",
+        }));
+        let said = HostObservation {
+            machines: vec![machine.unwrap()],
+            fault: None,
+        };
+        let observed = Observed {
+            machines: Some(Arc::new(Inventory::new(said))),
+            replications: Arc::new([(replica, Arc::new(replication.unwrap()))].into()),
+            ..Observed::default()
+        };
+        let name: HostName = name.parse().unwrap();
+        let state = HostState {
+            site: ObjectName::new("dr", "site").unwrap(),
+            host: name.clone(),
+            release: String::new(),
+            link: Link::Lost {
+                since: Timestamp::UNIX_EPOCH,
+                reason: String::new(),
+            },
+            heard_at: Timestamp::UNIX_EPOCH,
+            observed,
+            trouble: None,
+        };
+        Host {
+            name,
+            state: Some(Arc::new(state)),
+        }
+    }
+
+    #[test]
+    fn a_host_that_claims_to_be_commanded_does_not_take_the_machine_away() {
+        let hosts = [host("hv1", 3), host("hv2", 900), host("hv3", 0)];
+        let selector: VmSelector = serde_json::from_value(json!({ "name": "web" })).unwrap();
+        for name in ["hv1", "hv2", "hv3"] {
+            let commanded = name.parse().unwrap();
+            let (_, found) = find(&selector, None, Some(&commanded), &hosts);
+            assert_eq!(found.unwrap().host, commanded);
+        }
+    }
 }

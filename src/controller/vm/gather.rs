@@ -1,6 +1,6 @@
 //! Gathers what is known of a VM: from the API server's caches, the agents' observations, storage and the data path.
 
-mod place;
+pub mod place;
 pub mod slots;
 mod storage;
 
@@ -184,10 +184,17 @@ struct Parts<'a> {
 
 impl Parts<'_> {
     fn locate(&self, context: &Context, memory: &mut VmMemory) -> Located {
-        let record = self.record.as_ref();
-        let (machine, found) = self.find(context);
-        let known = (record.is_some(), memory);
-        let machine = place::believed(machine, found.is_some(), known, context.clock.now());
+        let (mut hosts, now) = (self.hosts(context), context.clock.now());
+        let (mut machine, mut found) = self.find(&hosts, memory);
+        let host = found.as_ref().map(|found| &found.host);
+        if let Some(left) = place::left_behind(host, find::silent(&hosts), memory, now) {
+            hosts.retain(|host| host.name == left);
+            (machine, found) = self.find(&hosts, memory);
+        }
+        let host = found.as_ref().map(|found| &found.host);
+        context.places.set(self.name, host);
+        let known = (self.record.is_some(), memory);
+        let machine = place::believed(machine, found.is_some(), known, now);
         (machine, found)
     }
 
@@ -320,17 +327,11 @@ impl Parts<'_> {
         })
     }
 
-    /// Looks for the machine, and notes where it is.
-    fn find(&self, context: &Context) -> (step::Machine, Option<Found>) {
-        let (known, replica) = match &self.record {
-            Some(record) => (Some(&record.vm), Some(&record.replica)),
-            None => (None, None),
-        };
-        let hosts = self.hosts(context);
-        let (machine, found) = find::find(&self.vm.spec.vm, known, replica, &hosts);
-        let place = found.as_ref().map(|found| &found.host);
-        context.places.set(self.name, place);
-        (machine, found)
+    /// Looks for the machine.
+    fn find(&self, hosts: &[Host], memory: &VmMemory) -> Located {
+        let known = self.record.as_ref().map(|record| &record.vm);
+        let commanded = known_fence(memory).and_then(|fence| fence.host.as_ref());
+        find::find(&self.vm.spec.vm, known, commanded, hosts)
     }
 
     fn hosts(&self, context: &Context) -> Vec<Host> {

@@ -14,7 +14,7 @@ use crate::controller::vm::retries::Failure;
 use crate::ids::{ChainId, HostName, ReplicaId};
 use crate::replica::fence::Fence;
 use crate::replica::record::Record;
-use crate::retry::{Attempts, Trouble};
+use crate::retry::{Attempts, LOOK_AGAIN, Trouble};
 use crate::units::Generation;
 use crate::wire::Relationship;
 
@@ -40,6 +40,8 @@ pub struct VmMemory {
     pub machine: Option<blake3::Hash>,
     /// Since when no host has said that it has the machine.
     pub missing: Option<Timestamp>,
+    /// Since when it is found on another host than the one that was commanded last, which has not said that it left.
+    pub elsewhere: Option<Timestamp>,
     pub monitor: Monitor,
     /// The chain that the data path was told to retire, until the agent was told of it.
     pub retired: Option<ChainId>,
@@ -51,6 +53,8 @@ pub struct VmMemory {
     /// the times at which things happened.
     pub turn: Turn,
     pub pending: Option<Box<ProtectedVMStatus>>,
+    /// Whether it was said that the deletion waits for the site.
+    pub said_waiting: bool,
     /// Writes of the status that failed in a row.
     pub unwritten: Unwritten,
     /// The generation of the spec that was looked at last.
@@ -88,7 +92,9 @@ impl Failing {
         self.attempts = Attempts::resumed(trouble.attempts, trouble.since);
         let wait = trouble.next_attempt.map(|at| at.duration_since(now));
         let wait = wait.and_then(|wait| Duration::try_from(wait).ok());
-        self.failure = Some((failure, Instant::now() + wait.unwrap_or_default()));
+        // The clock may have gone back: no pause is longer.
+        let wait = wait.unwrap_or_default().min(LOOK_AGAIN);
+        self.failure = Some((failure, Instant::now() + wait));
     }
 
     /// A step has succeeded, or somebody asked to begin anew.

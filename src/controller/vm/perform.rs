@@ -171,7 +171,8 @@ async fn rebind(
 }
 
 /// Raises the generation once in the owner's term, and once for every host that the machine comes to, so that late
-/// commands of an earlier owner and the agent of another host are refused. The fence itself says that it was done: whoever dies before this write leaves it to do.
+/// commands of an earlier owner and the agent of another host are refused. The fence itself says that it was done:
+/// whoever dies before this write leaves it to do.
 async fn raise(gathered: &Gathered, memory: &mut VmMemory, site: &SiteHandle) -> Result<(), Fault> {
     let replica = &replica_of(gathered)?.replica;
     let held = memory.fence.take().and_then(|(_, held)| held);
@@ -297,7 +298,7 @@ async fn retain(gathered: &Gathered, context: &Context) {
     let Some(record) = &gathered.record else {
         return;
     };
-    context.datapath.detach(&record.replica);
+    context.detach(&record.replica);
     if let Some(site) = &gathered.site {
         let retained = Record {
             retained: true,

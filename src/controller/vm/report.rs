@@ -274,7 +274,8 @@ fn health(facts: &Facts<'_>, verdict: &Verdict) -> (Option<Health>, Vec<String>)
         return (Some(health::health(measured)), lines);
     }
     if measured.iter().all(|reason| reason.code != verdict.reason) {
-        lines.insert(0, format!("{}: {}", verdict.reason, verdict.message));
+        let line = format!("{}: {}", verdict.reason, verdict.message);
+        lines.insert(0, condition::shortened(line));
     }
     (Some(Health::Critical), lines)
 }

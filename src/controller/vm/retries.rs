@@ -224,6 +224,14 @@ mod tests {
     }
 
     #[test]
+    fn a_clock_that_went_back_does_not_put_off_an_attempt_for_ever() {
+        let mut memory = VmMemory::default();
+        resume(&mut memory, &status("Relate"), Some(3), at(-86_400 * 365));
+        let wait = memory.failing.wait().unwrap();
+        assert!(wait <= tokio::time::Instant::now() + crate::retry::LOOK_AGAIN);
+    }
+
+    #[test]
     fn attempts_of_another_spec_or_of_somebody_else_are_not_taken_up() {
         for (what, generation) in [("Relate", 4), (REPLICATE, 3), (APPLY, 3)] {
             let mut memory = VmMemory::default();

@@ -10,7 +10,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::host::{Backing, BootGeneration, Disk, Machine};
+use crate::host::{Backing, BootGeneration, Disk, Machine, Volume};
 use crate::ids::DiskSlot;
 use crate::units::{Bytes, GIB};
 
@@ -19,6 +19,8 @@ const DISK_MAX: u64 = 8191 * GIB;
 const OS_DISK_MAX_GEN1: u64 = 2048 * GIB;
 const OS_DISK_MAX_GEN2: u64 = 4095 * GIB;
 const DATA_DISKS_MAX: usize = 64;
+/// Steps of a volume's size in which its free space is said.
+const FREE_STEPS: u64 = 20;
 
 /// A rule that a machine fails.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -249,23 +251,24 @@ fn size_limit(machine: &Machine, disk: &Disk) -> (u64, &'static str) {
 
 /// While the first copy runs, a checkpoint can grow to the size of each disk.
 fn free_space(disks: &[&Disk]) -> Vec<Failure> {
-    let mut volumes: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
+    let mut volumes: BTreeMap<&str, (u64, &Volume)> = BTreeMap::new();
     for disk in disks {
         if let Some(volume) = &disk.volume {
-            let (needed, free) = volumes
-                .entry(volume.name.as_str())
-                .or_insert((0, volume.free));
+            let (needed, last) = volumes.entry(volume.name.as_str()).or_insert((0, volume));
             *needed = needed.saturating_add(disk.virtual_size);
-            *free = volume.free;
+            *last = volume;
         }
     }
     let short = volumes
         .into_iter()
-        .filter(|(_, (needed, free))| needed > free);
-    let failures = short.map(|(name, (needed, free))| {
+        .filter(|(_, (needed, volume))| *needed > volume.free);
+    let failures = short.map(|(name, (needed, volume))| {
+        // It moves all the time, and a status holds nothing that does.
+        let step = (volume.size / FREE_STEPS).max(1);
         let message = format!(
-            "volume {name} has {} free; while its disks are copied, a checkpoint may need up to {}",
-            Bytes(free),
+            "volume {name} has about {} of {} free; while its disks are copied, a checkpoint may need up to {}",
+            Bytes(volume.free / step * step),
+            Bytes(volume.size),
             Bytes(needed)
         );
         Failure::new(
@@ -280,7 +283,7 @@ fn free_space(disks: &[&Disk]) -> Vec<Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::{PowerState, Volume};
+    use crate::host::PowerState;
     use crate::report::{Code, Fault};
 
     fn disk(slot: &str, boot: bool, gib: u64) -> Disk {
@@ -421,6 +424,26 @@ mod tests {
             )
             .is_empty()
         );
+    }
+
+    #[test]
+    fn free_space_that_moves_a_little_is_said_in_the_same_words() {
+        let said = |free| {
+            let mut tight = machine(vec![disk("scsi:0:0", true, 150)]);
+            tight.disks[0].volume = Some(Volume {
+                name: "C:".to_owned(),
+                free,
+                size: 200 * GIB,
+            });
+            let selection = Selection {
+                excluded: &[],
+                before_copy: true,
+            };
+            failures(&tight, selection)[0].message.clone()
+        };
+        assert_eq!(said(93 * GIB), said(98 * GIB + 12_345));
+        assert!(said(93 * GIB).contains("about 90 GiB of 200 GiB free"));
+        assert_ne!(said(93 * GIB), said(20 * GIB));
     }
 
     #[test]

@@ -12,7 +12,8 @@
 //! ```
 //! What is deleted: Retain; or, as [`crate::controller::vm::removal`] decides, Condemn ─► End ─► Erase.
 //! What moved to another host: Raise, and all goes on there. What was imported under a new id, once somebody says that it
-//! is the same: Rebind ─► StartChain, and it is compared. What fell behind: StartChain where the chain is broken, Resynchronize where it is demanded, and leave by Relate.
+//! is the same: Rebind ─► StartChain, and it is compared. What fell behind: StartChain where the chain is broken,
+//! Resynchronize where it is demanded, and leave by Relate.
 //!
 //! Every step may be taken again: what it makes is looked for before it is made. `Relate` also renews access, and comes
 //! back whenever what the agent was told differs from what it should do. What could not be read is not made.

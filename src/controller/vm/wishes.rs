@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use crate::api::hyperv_site::{HyperVSite, Resynchronization};
-use crate::api::protected_vm::ProtectedVM;
+use crate::api::protected_vm::{DeletionPolicy, ProtectedVM};
 use crate::api::vm_status::ProtectedVMStatus;
 use crate::controller::context::Context;
 use crate::controller::site::deletions::Deletions;
@@ -167,8 +167,11 @@ impl Basis<'_> {
         }))
     }
 
+    /// Of what is kept anyway nobody asks: to count the deletions is to look at all VMs of the site.
     fn breaker(&self, context: &Context) -> Breaker {
-        let (Some(site), Some(handle)) = (self.site, self.handle) else {
+        let (Some(site), Some(handle), DeletionPolicy::DeleteReplica) =
+            (self.site, self.handle, self.vm.spec.deletion_policy)
+        else {
             return Breaker::Armed;
         };
         let status = site.status.as_ref();

@@ -15,6 +15,7 @@ use site_recovery::lab::stage::host::Host;
 use site_recovery::replica::manifest::Manifest;
 use site_recovery::replica::names::{self, Prefix};
 use site_recovery::replica::owner::Owner;
+use site_recovery::replica::record::Record;
 use site_recovery::units::{ByteRange, Generation, MIB, to_usize};
 
 use super::world::{NAMESPACE, SITE, World, blocking, machine, protected_vm, until, values};
@@ -217,4 +218,87 @@ async fn a_replica_that_was_retained_is_compared_before_it_is_believed_again() {
     })
     .await;
     assert!(got == found, "the point lacks what was written meanwhile");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_another_cluster_wrote_in_its_reign_is_known_to_the_one_that_takes_the_site_back() {
+    let (world, _host, _controller, replica) = protected().await;
+    let name = ObjectName::new(NAMESPACE, SITE).unwrap();
+    let prefix: Prefix = "sr".parse().unwrap();
+    let container = world.account().container(&prefix.site(&name));
+    let blob = names::record(&ObjectName::new(NAMESPACE, "web").unwrap());
+
+    // Given a site that was another's, which wrote into its records, before anybody has looked
+    let held = documents::load::<Record>(container.as_ref(), &blob).await;
+    let held = held.unwrap().unwrap();
+    let changed = Record {
+        vm_name: "shop".to_owned(),
+        ..held.value.clone()
+    };
+    let written = documents::replace(container.as_ref(), &blob, &held, changed).await;
+    written.unwrap();
+    let held = documents::load::<Owner>(container.as_ref(), names::OWNER).await;
+    let held = held.unwrap().unwrap();
+    let other = Owner {
+        cluster: "other".to_owned(),
+        term: 7,
+        ..held.value.clone()
+    };
+    let written = documents::replace(container.as_ref(), names::OWNER, &held, other).await;
+    written.unwrap();
+
+    // When it is taken back, and the VM's object is deleted
+    let annotation = "siterecovery.dev/take-over-from-cluster=other.7";
+    world.annotate("hypervsite", SITE, annotation).await;
+    until("the fence of the new term", async || {
+        (world.fence(&replica).await.term == 8).then_some(())
+    })
+    .await;
+    let delete = ["delete", "protectedvm", "web"];
+    world.stage.kubectl(&delete, b"").await.unwrap();
+
+    // Then the record that was found says that the replica is retained.
+    let kept = documents::load::<Record>(container.as_ref(), &blob).await;
+    let kept = kept.unwrap().unwrap().value;
+    assert_eq!((kept.vm_name.as_str(), kept.retained), ("shop", true));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_site_that_is_applied_anew_is_not_worked_on_with_the_account_of_the_one_before() {
+    let world = World::new().await;
+    let mut host = world.host("hv1").await;
+    machine(&host, "web", &[("scsi:0:0", 8 * MIB)], MIB).await;
+    host.start_agent().unwrap();
+    world.apply(&world.site(&["hv1"], |_| {})).await;
+    let _controller = world.stage.controller("c0").await.unwrap();
+    world
+        .until_site("Ready", |status, _| status == "True")
+        .await;
+    let delete = ["delete", "hypervsite", SITE];
+    world.stage.kubectl(&delete, b"").await.unwrap();
+
+    // When a site of the same name has its replicas elsewhere, where nobody answers
+    let away = |spec: &mut serde_json::Value| {
+        let storage = &mut spec["azure"]["storage"];
+        let account = storage["account"].as_str().unwrap().to_owned();
+        storage["endpoint"] = format!("http://127.0.0.1:1/{account}").into();
+    };
+    world.apply(&world.site(&["hv1"], away)).await;
+    world.apply(&[protected_vm("web")]).await;
+    world
+        .until_site("AzureReachable", |status, _| status == "False")
+        .await;
+
+    // Then its VM waits for it, and nothing was written where it was before.
+    let waits = |status: &ProtectedVMStatus| {
+        let ready = status.conditions.iter().find(|c| c.type_ == "Ready");
+        ready.is_some_and(|ready| ready.reason == "WaitingForSite")
+    };
+    world.until_status("web", "waiting", waits).await;
+    let name = ObjectName::new(NAMESPACE, SITE).unwrap();
+    let prefix: Prefix = "sr".parse().unwrap();
+    let container = world.account().container(&prefix.site(&name));
+    let blob = names::record(&ObjectName::new(NAMESPACE, "web").unwrap());
+    let record = documents::load::<Record>(container.as_ref(), &blob).await;
+    assert!(record.unwrap().is_none());
 }

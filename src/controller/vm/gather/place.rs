@@ -10,12 +10,40 @@ use crate::controller::site::handle::SiteHandle;
 use crate::controller::vm::find::Found;
 use crate::controller::vm::memory::VmMemory;
 use crate::controller::vm::step;
+use crate::ids::HostName;
 use crate::replica::fence::Fence;
 use crate::replica::record::Record;
 
 /// How long a machine may be on no host while it moves: the host that it leaves and the one that it comes to do not
 /// speak at the same time.
 const MOVES: Duration = Duration::from_secs(60);
+
+/// The host that the machine is still believed to be on, although it is found elsewhere: the one that was commanded last,
+/// for a while, unless it says itself that it does not have the machine any more. Its agent may only be starting anew,
+/// and what is found elsewhere be a copy.
+pub(super) fn left_behind(
+    found: Option<&HostName>,
+    mut silent: Vec<HostName>,
+    memory: &mut VmMemory,
+    now: Timestamp,
+) -> Option<HostName> {
+    let fence = memory.fence.as_ref().and_then(|(_, held)| held.as_ref());
+    let commanded = fence.and_then(|held| held.value.host.as_ref());
+    silent.retain(|host| Some(host) == commanded && found.is_some_and(|found| found != host));
+    let Some(left) = silent.pop() else {
+        memory.elsewhere = None;
+        return None;
+    };
+    let since = *memory.elsewhere.get_or_insert(now);
+    (since_then(since, now) < MOVES).then_some(left)
+}
+
+/// After which time something is believed that is held back now.
+pub fn until_believed(memory: &VmMemory, now: Timestamp) -> Option<Duration> {
+    let since = memory.elsewhere.or(memory.missing)?;
+    let left = MOVES.saturating_sub(since_then(since, now));
+    (!left.is_zero()).then_some(left)
+}
 
 /// What is said of the machine: that one which was found before is nowhere is believed only after a while.
 pub(super) fn believed(
@@ -95,7 +123,17 @@ fn is_elsewhere(fence: &Fence, found: Option<&Found>) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use serde_json::json;
+
     use super::*;
+    use crate::blob::memory::MemoryContainer;
+    use crate::controller::documents;
+    use crate::ids::ReplicaId;
+    use crate::units::SystemClock;
+
+    const ID: &str = "0f8fad5b-d9cb-469f-a165-70867728950e";
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).unwrap()
@@ -115,6 +153,48 @@ mod tests {
         // It was found in between, and goes again.
         look(true, true, 61);
         assert_eq!(look(false, true, 62), on_its_way);
+    }
+
+    /// A fence by which hv1 was commanded last.
+    async fn commanded() -> VmMemory {
+        let replica = ReplicaId::from_random(1);
+        let fence: Fence = serde_json::from_value(json!({
+            "replica": replica, "generation": 7, "host": "hv1", "epoch": 0, "activeSide": "OnPremises",
+            "activeRun": null, "pinned": [],
+            "machine": {
+                "vm": ID, "name": "web", "boot": "Gen2", "processors": 1, "memoryMib": 1, "secureBoot": false,
+                "guestOs": null, "networkAdapters": [], "disks": [],
+            },
+        }))
+        .unwrap();
+        let container = MemoryContainer::new("replica", Arc::new(SystemClock));
+        let held = documents::create(&container, "fence.json", fence).await;
+        VmMemory {
+            fence: Some((replica, Some(held.unwrap()))),
+            ..VmMemory::default()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_copy_elsewhere_is_not_taken_for_the_machine_while_its_host_starts_anew() {
+        let mut memory = commanded().await;
+        let name = |name: &&str| -> HostName { name.parse().unwrap() };
+        let mut look = |found: Option<&str>, silent: &[&str], second| {
+            let (found, silent) = (found.as_ref().map(name), silent.iter().map(name));
+            left_behind(found.as_ref(), silent.collect(), &mut memory, at(second))
+        };
+        let left = Some(name(&"hv1"));
+        assert_eq!(look(Some("hv2"), &["hv1"], 0), left);
+        assert_eq!(look(Some("hv2"), &["hv3", "hv1"], 59), left);
+        // Its host is back and has it, or has lost it while it was away; or nobody has it.
+        assert_eq!(look(Some("hv1"), &[], 60), None);
+        assert_eq!(look(Some("hv1"), &["hv1"], 61), None);
+        assert_eq!(look(Some("hv2"), &["hv3"], 62), None);
+        assert_eq!(look(None, &["hv1"], 63), None);
+        // It does not come back: the machine has moved.
+        assert_eq!(look(Some("hv2"), &["hv1"], 64), left);
+        assert_eq!(look(Some("hv2"), &["hv1"], 123), left);
+        assert_eq!(look(Some("hv2"), &["hv1"], 124), None);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::report::Code;
 /// Forgets what was known while this cluster acted: another one changes it now.
 pub(super) fn let_go(context: &Context, memory: &mut VmMemory) {
     if let Some((replica, _)) = memory.attached.take() {
-        context.datapath.detach(&replica);
+        context.detach(&replica);
     }
     (memory.record, memory.fence, memory.told) = (None, None, None);
     memory.reading.reset();
@@ -34,13 +34,9 @@ pub(super) fn attach(
     let attached = (record.replica.clone(), handle.fingerprint);
     if memory.attached.as_ref() != Some(&attached) {
         if let Some((before, _)) = memory.attached.replace(attached) {
-            context.datapath.detach(&before);
+            context.detach(&before);
         }
-        let mut owners = context
-            .owners
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        owners.insert(record.replica.clone(), name.clone());
+        context.own(&record.replica, name);
     }
     let store = handle.store(&record.replica);
     context.datapath.attach(store, duties);

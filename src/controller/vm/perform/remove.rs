@@ -79,7 +79,7 @@ pub(super) async fn erase(
             "a replica is removed that was not condemned",
         )
     })?;
-    context.datapath.detach(&record.replica);
+    context.detach(&record.replica);
     memory.attached = None;
     // The fence goes last.
     for container in [
