@@ -50,6 +50,14 @@ impl World {
         said.collect()
     }
 
+    /// The namespace's events of a reason.
+    pub(crate) async fn events(&self, reason: &str) -> Vec<Event> {
+        let api: Api<Event> = Api::namespaced(self.stage.client(), NAMESPACE);
+        let mut events = api.list(&ListParams::default()).await.unwrap().items;
+        events.retain(|event| event.reason.as_deref() == Some(reason));
+        events
+    }
+
     /// Waits until there is a warning of a VM with this reason, and returns how many there are.
     pub(crate) async fn until_warned(&self, vm: &str, reason: &str) -> usize {
         until(&format!("a warning {reason} of {vm}"), async || {

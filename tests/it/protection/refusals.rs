@@ -124,7 +124,7 @@ async fn a_machine_that_cannot_be_protected_says_every_reason_and_remedy() {
         "is a physical disk of the host (exclude it",
         "is shared by several VMs (exclude it",
         "disk scsi:0:4 of VM hopeless",
-        "volume D: has 1 GiB free",
+        "volume D: has less than 5 GiB of 100 GiB free",
     ] {
         assert!(said.contains(expected), "`{expected}` is not in: {said}");
     }

@@ -6,7 +6,7 @@ use site_recovery::host::lab::fault::{Effect, Fault, Place};
 use site_recovery::units::MIB;
 
 use super::look::{condition, is, looks, until_metric};
-use super::world::{World, blocking, machine, protected_vm, until};
+use super::world::{SITE, World, blocking, machine, protected_vm, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_vm_that_keeps_up_meets_its_objective_and_is_in_the_metrics_as_long_as_it_exists() {
@@ -143,4 +143,52 @@ async fn what_waits_for_a_human_is_critical_at_once_and_goes_on_when_one_asks_fo
     world.annotate("protectedvm", "web", retry).await;
     let status = world.until_protected("web").await;
     assert_eq!(status.last_handled.unwrap().retry.as_deref(), Some("1"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vm_whose_finalizer_was_taken_away_by_hand_is_forgotten_all_the_same() {
+    let world = World::new().await;
+    let mut host = world.host("hv1").await;
+    machine(&host, "web", &[("scsi:0:0", 8 * MIB)], MIB).await;
+    host.start_agent().unwrap();
+    world.apply(&world.site(&["hv1"], |_| {})).await;
+    world.apply(&[protected_vm("web")]).await;
+    let controller = world.stage.controller("c0").await.unwrap();
+    world.until_protected("web").await;
+    let of = "{namespace=\"default\",name=\"web\"";
+    until_metric(
+        &controller,
+        &format!("site_recovery_vm_health{of},by=\"Normal\"}} 1"),
+    )
+    .await;
+
+    // Given a deletion that waits for its site, and says so once
+    let secret = ["delete", "secret", "storage"];
+    world.stage.kubectl(&secret, b"").await.unwrap();
+    world.annotate("hypervsite", SITE, "looked=at").await;
+    world
+        .until_site("CredentialsValid", |status, _| status == "False")
+        .await;
+    let before = looks(&controller).await;
+    let delete = ["delete", "protectedvm", "web", "--wait=false"];
+    world.stage.kubectl(&delete, b"").await.unwrap();
+    until("three more looks", async || {
+        (looks(&controller).await >= before + 3).then_some(())
+    })
+    .await;
+    let events = world.events("WaitingForSite").await;
+    assert_eq!(events.len(), 1);
+    assert!(events[0].series.is_none(), "{:?}", events[0].series);
+
+    // When somebody takes its finalizer away
+    let patch = ["patch", "protectedvm", "web", "--type=merge", "--patch"];
+    let patch = [patch.as_slice(), &[r#"{"metadata":{"finalizers":null}}"#]].concat();
+    world.stage.kubectl(&patch, b"").await.unwrap();
+
+    // Then nothing is shown of it any more.
+    until("the end of its metrics", async || {
+        let text = controller.metrics().await?;
+        (!text.contains(of)).then_some(())
+    })
+    .await;
 }
