@@ -112,7 +112,7 @@ codes! {
     /// A blob of ours was written by a newer version.
     FormatTooNew: "Upgrade this controller or agent to the version that wrote it.";
     /// A blob of ours cannot be understood.
-    ReplicaDamaged: "Restore the blob that the message names from soft delete, or remove the replica to copy anew.";
+    ReplicaDamaged: "Restore the blob that the message names from soft delete. A chunk table can be done without: ask for a resynchronization. Else remove the replica to copy anew.";
     /// Something that is not ours stands where our blob should be.
     ForeignBlob: "Move the blob that the message names away, or use another container prefix.";
     /// Another writer has taken over.

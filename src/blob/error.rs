@@ -308,6 +308,11 @@ impl Error {
         self.kind == Kind::Changed
     }
 
+    /// There is more than was asked for at most.
+    pub fn is_too_large(&self) -> bool {
+        matches!(self.kind, Kind::TooLarge { .. })
+    }
+
     pub fn is_fenced(&self) -> bool {
         self.kind == Kind::Fenced
     }

@@ -3,11 +3,14 @@
 //! ```text
 //! all that can be applied of the old chain is ─► look    how far its cycles may have written, and the inbox goes
 //!                                              ► tables  what they may have written: touched     ── unnamed until saved
+//!                                                        what damaged parts tell of: touched
 //!                                              ► save    replica.json: chain, no seal, no cursors, tables
 //! ```
 //! Whoever dies before the save has done nothing. After it the host finds a chain without cursors: it compares every disk
 //! with the tables, and what is touched is sent. So the tables must not vouch for a chunk that a cycle which never ended
 //! may have changed: what its seals name is touched, and the whole disk if one of them cannot be read.
+//!
+//! Nor do they vouch for anything by a part that is damaged or gone: one in which all is touched takes its place.
 //!
 //! The new chain begins behind every sequence that the inbox has shown, so that none of those stands in its way. A seal
 //! of the old chain that is stored even later is told by its chain.
@@ -19,7 +22,7 @@ use crate::datapath::cycle;
 use crate::datapath::disk;
 use crate::datapath::inbox;
 use crate::datapath::store::{Held, Store};
-use crate::datapath::tables::NewPart;
+use crate::datapath::tables::{self, NewPart};
 use crate::ids::{ChainId, DiskId};
 use crate::replica::manifest::{Manifest, TableRef};
 use crate::replica::seal::Seal;
@@ -59,10 +62,47 @@ pub async fn begin(store: &Store, held: Held) -> Result<Held, Error> {
             }
         }
     }
+    let (mended, damaged) = mended(store, manifest).await?;
     let chain = ChainId::from_random(crate::ids::random());
     tracing::warn!(replica = %store.id, retired = %manifest.chain, %chain, at = %end, "begins a new chain");
-    let next = renewed(manifest, chain, end, tables);
-    store.save(&held, next).await
+    let next = renewed(&mended, chain, end, tables);
+    let held = store.save(&held, next).await?;
+    for part in damaged {
+        tables::remove(store, &part).await?;
+    }
+    Ok(held)
+}
+
+/// The manifest with a part that vouches for nothing in the place of each that is damaged or gone, and those: the host
+/// compares every disk anyway, and sends what is not known.
+async fn mended(store: &Store, manifest: &Manifest) -> Result<(Manifest, Vec<TableRef>), Error> {
+    let (mut next, mut damaged) = (manifest.clone(), Vec::new());
+    let salt = cycle::salt(manifest).wrapping_add(3);
+    for (id, disk) in &manifest.disks {
+        for (place, part) in disk.tables.iter().enumerate() {
+            let error = match tables::check(store, part, disk.size).await {
+                Ok(()) => continue,
+                Err(error @ Error::Table { .. }) => error,
+                Err(error) => return Err(error),
+            };
+            let fault = error.fault();
+            tracing::warn!(replica = %store.id, %fault, "believes nothing of a chunk table");
+            let size = manifest.size_at(id, part.to);
+            let mut unknown = NewPart::new(store, id, size, (part.from, part.to), salt);
+            let all = States::Touched(table::chunks(size));
+            unknown
+                .push(&Run {
+                    first: 0,
+                    states: all,
+                })
+                .await?;
+            let unknown = unknown.finish().await?;
+            if let Some(disk) = next.disks.get_mut(id) {
+                damaged.push(std::mem::replace(&mut disk.tables[place], unknown));
+            }
+        }
+    }
+    Ok((next, damaged))
 }
 
 /// The disks that a cycle may have written to which did not end, and the last sequence of it.

@@ -10,7 +10,7 @@ use crate::blob::walk::Pages;
 use crate::datapath::Error;
 use crate::datapath::plan::{Ahead, Cycle, Found};
 use crate::datapath::store::Store;
-use crate::replica::document::Document;
+use crate::replica::document::{self, Document};
 use crate::replica::manifest::Manifest;
 use crate::replica::names::{self, InboxBlob};
 use crate::replica::seal::Seal;
@@ -80,15 +80,16 @@ pub async fn read_ahead(
 pub async fn read_seal(store: &Store, sequence: Sequence) -> Result<Option<(Found, usize)>, Error> {
     let name = BlobRef::head(names::seal(sequence));
     let limit = to_u64(Seal::LENGTH_MAX);
-    let bytes = match store.inbox.get(&name, None, limit).await {
-        Ok(got) => got.bytes,
-        Err(error) if error.is_not_found() => return Ok(None),
-        Err(error) => return Err(store.storage("read a seal")(error)),
-    };
     let refused = |source: crate::replica::Error| Error::Seal {
         replica: store.id.clone(),
         sequence,
         source,
+    };
+    let bytes = match store.inbox.get(&name, None, limit).await {
+        Ok(got) => got.bytes,
+        Err(error) if error.is_not_found() => return Ok(None),
+        Err(error) if error.is_too_large() => return Err(refused(document::too_long::<Seal>())),
+        Err(error) => return Err(store.storage("read a seal")(error)),
     };
     let (seal, id) = Seal::decode(&bytes, &store.id, sequence).map_err(refused)?;
     Ok(Some((Found { seal, id }, bytes.len())))

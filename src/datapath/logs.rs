@@ -18,7 +18,7 @@ use crate::hrl::{self, LogReader};
 use crate::ids::{DiskId, ReplicaId};
 use crate::replica::Digest;
 use crate::replica::names;
-use crate::replica::seal::{Encoding, KEPT_MAX, LOG_MAX, Seal, SealedLog};
+use crate::replica::seal::{Encoding, KEPT_MAX, Seal, SealedLog};
 use crate::units::{ByteRange, Sequence, to_u64, to_usize};
 
 /// Logs that are fetched at the same time.
@@ -148,7 +148,9 @@ async fn fetch_one(
     expected: Expected,
 ) -> Result<Verified, Error> {
     let name = names::log(sequence, &expected.log.log);
-    let got = store.inbox.get(&BlobRef::head(&name), None, LOG_MAX).await;
+    // No more than there is room for: what is longer is not what its seal says.
+    let most = expected.log.stored;
+    let got = store.inbox.get(&BlobRef::head(&name), None, most).await;
     let stored = match got {
         Ok(got) => got.bytes,
         Err(error) if error.is_not_found() => {
@@ -157,6 +159,13 @@ async fn fetch_one(
                 replica: store.id.clone(),
                 log: name,
                 why,
+            });
+        }
+        Err(error) if error.is_too_large() => {
+            return Err(Error::Log {
+                replica: store.id.clone(),
+                log: name,
+                why: format!("it has more than the {most} bytes that its seal says"),
             });
         }
         Err(error) => return Err(store.storage("read a log")(error)),

@@ -50,14 +50,7 @@ impl Store {
         };
         let manifest: Manifest =
             document::decode(&got.bytes).map_err(|source| self.document(source))?;
-        if manifest.replica != self.id {
-            let why = format!("it is of replica {}", manifest.replica);
-            return Err(Error::Foreign {
-                replica: self.id.clone(),
-                blob: names::MANIFEST.to_owned(),
-                why,
-            });
-        }
+        self.check_ours(names::MANIFEST, &manifest.replica)?;
         Ok(Some(Held {
             manifest,
             etag: got.etag,
@@ -88,13 +81,14 @@ impl Store {
     /// The fence, and storage's time when it was read.
     ///
     /// # Errors
-    /// If there is no fence, or it cannot be read.
+    /// If there is no fence, it cannot be read, or is another replica's: whose pins and disks say nothing of this one.
     pub async fn fence(&self) -> Result<(Fence, Timestamp), Error> {
         let limit = to_u64(document::LENGTH_MAX);
         let name = BlobRef::head(names::FENCE);
         let got = self.replica.get(&name, None, limit).await;
         let got = got.map_err(self.storage("read fence.json"))?;
-        let fence = document::decode(&got.bytes).map_err(|source| self.document(source))?;
+        let fence: Fence = document::decode(&got.bytes).map_err(|source| self.document(source))?;
+        self.check_ours(names::FENCE, &fence.replica)?;
         Ok((fence, got.date))
     }
 
@@ -155,6 +149,17 @@ impl Store {
             },
             Err(error) => Err(self.storage("write replica.json")(error)),
         }
+    }
+
+    fn check_ours(&self, blob: &str, said: &ReplicaId) -> Result<(), Error> {
+        if *said == self.id {
+            return Ok(());
+        }
+        Err(Error::Foreign {
+            replica: self.id.clone(),
+            blob: blob.to_owned(),
+            why: format!("it is of replica {said}"),
+        })
     }
 
     pub fn storage(&self, action: &'static str) -> impl Fn(blob::Error) -> Error + use<> {

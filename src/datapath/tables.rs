@@ -1,6 +1,7 @@
 //! Chunk tables in storage: a part is written once and never changed, read as a stream, folded into larger ones.
 
 use bytes::{Bytes, BytesMut};
+use futures::TryStreamExt;
 
 use crate::blob::names::{BlobRef, BlockId};
 use crate::blob::parameters::{Condition, DeleteSnapshots, PutOptions};
@@ -153,6 +154,15 @@ pub async fn fold(
     folded.finish().await
 }
 
+/// Reads a part to its end.
+///
+/// # Errors
+/// [`Error::Table`] if it is not what the manifest says; else if it cannot be read.
+pub async fn check(store: &Store, part: &TableRef, size: u64) -> Result<(), Error> {
+    let read = runs(store, part.clone(), size).try_for_each(async |_| Ok(()));
+    read.await.map_err(|error| read_error(store, error))
+}
+
 /// Removes a part that no manifest names any more.
 ///
 /// # Errors
@@ -188,8 +198,14 @@ fn runs(
     parts::runs(part, size, PIECE, move |range: ByteRange| {
         let blob = blob.clone();
         async move {
-            let got = store.replica.get(&blob, Some(range), PIECE).await;
-            let bytes: Bytes = got.map_err(ReadError::Storage)?.bytes;
+            let bytes: Bytes = match store.replica.get(&blob, Some(range), PIECE).await {
+                Ok(got) => got.bytes,
+                Err(error) if error.is_not_found() => {
+                    let blob = blob.name;
+                    return Err(ReadError::Table(parts::Error::Missing { blob }));
+                }
+                Err(error) => return Err(ReadError::Storage(error)),
+            };
             debug_assert!(
                 bytes.len() <= to_usize(PIECE),
                 "the edge keeps to its limit"

@@ -125,9 +125,7 @@ impl Verifier<'_> {
             Ok(()) => Ok(None),
             Err(Error::Table(error)) => Ok(Some(Wrong::Damaged(error.to_string()))),
             Err(error) if error.is_not_found() => {
-                let now = inspect::manifest(self.store).await?;
-                let mut named = now.disks.values().flat_map(|disk| &disk.tables);
-                if named.any(|known| known.blob == part.blob) {
+                if inspect::manifest(self.store).await?.names_part(&part.blob) {
                     let what = "replica.json names it, and it is not there".to_owned();
                     return Ok(Some(Wrong::Damaged(what)));
                 }

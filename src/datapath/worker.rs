@@ -18,6 +18,7 @@ use crate::datapath::tables;
 use crate::ids::{ChainId, DiskId};
 use crate::replica::manifest::Manifest;
 use crate::replica::retention::Retention;
+use crate::retry::Trouble;
 use crate::units::{Clock as _, Sequence, SystemClock};
 
 /// The owner of one replica's pages, until another takes over.
@@ -33,6 +34,14 @@ pub struct Worker {
     retention: Retention,
     /// A new chain is wanted if the present one is this.
     retired: Option<ChainId>,
+    /// A part of a chunk table that cannot be read, as long as the manifest names it.
+    damage: Option<Damage>,
+}
+
+struct Damage {
+    /// The part's blob.
+    blob: String,
+    trouble: Trouble,
 }
 
 /// What one step did.
@@ -53,6 +62,7 @@ impl Worker {
             litter: true,
             retention: Retention::default(),
             retired: None,
+            damage: None,
         }
     }
 
@@ -69,6 +79,35 @@ impl Worker {
     /// The manifest as this worker last saw it; nothing if the replica has none.
     pub fn manifest(&self) -> Option<&Manifest> {
         self.seen.as_ref().map(|held| &held.manifest)
+    }
+
+    /// What is wrong with the replica and holds nothing up: nobody but a human can mend it, or a new chain.
+    pub fn damage(&self) -> Option<&Trouble> {
+        self.damage.as_ref().map(|damage| &damage.trouble)
+    }
+
+    fn note_damage(&mut self, error: &Error) {
+        let Error::Table { source, .. } = error else {
+            return;
+        };
+        let (blob, fault) = (source.blob(), error.fault());
+        if self
+            .damage
+            .as_ref()
+            .is_some_and(|known| known.blob == *blob && known.trouble.fault == fault)
+        {
+            return;
+        }
+        tracing::warn!(replica = %self.store.id, %fault, "cannot fold a chunk table");
+        self.damage = Some(Damage {
+            blob: blob.to_owned(),
+            trouble: Trouble {
+                fault,
+                attempts: 1,
+                since: SystemClock.now(),
+                next_attempt: None,
+            },
+        });
     }
 
     /// Whether there may be something to do that was not there after the last step: the next seal, or a manifest that
@@ -110,6 +149,13 @@ impl Worker {
         match &self.held {
             Some(held) => self.seen = Some(held.clone()),
             None => self.litter |= result.is_err(),
+        }
+        let named = |damage: &Damage| {
+            let manifest = self.seen.as_ref().map(|held| &held.manifest);
+            manifest.is_some_and(|manifest| manifest.names_part(&damage.blob))
+        };
+        if !self.damage.as_ref().is_some_and(named) {
+            self.damage = None;
         }
         result
     }
@@ -234,7 +280,7 @@ impl Worker {
     }
 
     /// Lets points go beside applying, once they are worth it.
-    async fn prune_batches(&self, held: Held) -> Result<Held, Error> {
+    async fn prune_batches(&mut self, held: Held) -> Result<Held, Error> {
         if self.due(&held.manifest) < prune::BATCH {
             return Ok(held);
         }
@@ -243,7 +289,7 @@ impl Worker {
     }
 
     /// Lets points go, a batch at most; there may be more then.
-    async fn prune_any(&self, held: Held) -> Result<(Held, Step), Error> {
+    async fn prune_any(&mut self, held: Held) -> Result<(Held, Step), Error> {
         if self.due(&held.manifest) == 0 {
             return Ok((held, Step::Idle));
         }
@@ -254,8 +300,9 @@ impl Worker {
         }
     }
 
-    /// Folds chunk tables where that is worth it.
-    async fn fold(&self, mut held: Held) -> Result<Held, Error> {
+    /// Folds chunk tables where that is worth it. A damaged one stays as it is and is told: nothing that is sealed waits
+    /// for it.
+    async fn fold(&mut self, mut held: Held) -> Result<Held, Error> {
         let points: Vec<Sequence> = held
             .manifest
             .points
@@ -270,8 +317,14 @@ impl Worker {
             };
             let salt = cycle::salt(&held.manifest).wrapping_add(1);
             let parts = &disk.tables[run.clone()];
-            let size = size_at(&held.manifest, &id, parts[parts.len() - 1].to);
-            let folded = tables::fold(&self.store, &id, size, parts, salt).await?;
+            let size = held.manifest.size_at(&id, parts[parts.len() - 1].to);
+            let folded = match tables::fold(&self.store, &id, size, parts, salt).await {
+                Err(error @ Error::Table { .. }) if self.store.is_current(&held).await? => {
+                    self.note_damage(&error);
+                    continue;
+                }
+                folded => folded?,
+            };
             let mut next = held.manifest.clone();
             let old: Vec<_> = match next.disks.get_mut(&id) {
                 Some(disk) => disk.tables.splice(run, [folded]).collect(),
@@ -284,18 +337,6 @@ impl Worker {
         }
         Ok(held)
     }
-}
-
-/// The size that a disk of the replica had at `sequence`, or somewhat later: but not later than any point since, which must
-/// be able to read what tells of it.
-fn size_at(manifest: &Manifest, id: &DiskId, sequence: Sequence) -> u64 {
-    let since = manifest.points.iter();
-    let sizes = since
-        .filter(|point| point.sequence >= sequence)
-        .filter_map(|point| point.disks.get(id))
-        .map(|disk| disk.size);
-    let now = manifest.disks.get(id).map_or(0, |disk| disk.size);
-    sizes.fold(now, u64::min)
 }
 
 /// Whether something was not found where the manifest says that it comes next. Who holds a manifest that somebody else has

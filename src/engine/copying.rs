@@ -1,6 +1,7 @@
 //! The phase Copying: what a frozen point holds is sent, disk by disk, where it differs from what was applied.
 //!
-//! It compares with what was applied, never with what was merely sent, so it begins once all that was sealed is applied.
+//! It compares with what was applied, never with what was merely sent, so it begins once all that was sealed is applied:
+//! no point is frozen before, and none is held for long. And it compares with a chunk table that was read to its end.
 //! The data path keeps parts of a delta until their barrier is sealed. If it never will be, because the agent died between
 //! the parts and then tracking was lost, a seal without logs says that a copy begins, and that is as good as a barrier:
 //!
@@ -14,7 +15,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::stream::BoxStream;
+use futures::{FutureExt as _, StreamExt, TryStreamExt};
+use tokio::time::Instant;
 
 use crate::blob::names::BlobRef;
 use crate::engine::answers::Question;
@@ -29,37 +32,89 @@ use crate::host::{FrozenDisk, Kind};
 use crate::ids::{DiskId, DiskSlot, FrozenPointId};
 use crate::replica::manifest::Manifest;
 use crate::replica::seal::{self, DiskCursor, SealedDisk};
-use crate::replica::table::parts;
+use crate::replica::table::{Run, parts};
 use crate::units::{ByteRange, KIB};
 
 /// How often the data path is asked whether it is done.
 const LOOK: Duration = Duration::from_secs(1);
+/// How long a point is held for the data path to apply what was sealed before: as long as it may look away.
+const HOLD: Duration = Duration::from_secs(600);
 /// Bytes of a chunk table that are read at a time.
 const TABLE_PIECE: u64 = 256 * KIB;
+/// Parts of a chunk table that are checked at the same time.
+const TABLE_READS: usize = 4;
 
 impl Engine {
-    /// Copies the disks that are not `kept`, one by one.
-    pub(super) async fn copy(&self, point: &FrozenPointId, kept: &Cursors) -> Result<Event, Error> {
-        match self.compare_and_copy(point, kept).await {
-            Ok(()) => Ok(Event::Copied),
-            Err(Error::Host(error)) if error.kind == Kind::PointNotFound => Ok(Event::PointLost),
-            Err(error) => Err(error),
+    /// Waits until a copy that begins would not have to wait itself. Nothing is frozen meanwhile, however long the data
+    /// path is away. What only the beginning of the copy makes applicable is not waited for.
+    pub(super) async fn wait_to_copy(&self) -> Result<(), Error> {
+        loop {
+            let ledger = self.ledger().await?;
+            if ledger.is_applied() || ledger.is_unfinished() {
+                return Ok(());
+            }
+            self.abandon_all().await?;
+            tokio::select! {
+                waited = self.wait_until_applied(&ledger) => waited?,
+                () = self.finish.cancelled() => return Err(Error::Stopped),
+            }
         }
     }
 
-    async fn compare_and_copy(&self, point: &FrozenPointId, kept: &Cursors) -> Result<(), Error> {
+    /// Copies the disks that are not `kept`, one by one.
+    pub(super) async fn copy(&self, point: &FrozenPointId, kept: &Cursors) -> Result<Event, Error> {
+        loop {
+            let error = match self.compare_and_copy(point, kept).await {
+                Ok(event) => return Ok(event),
+                Err(Error::Host(error)) if error.kind == Kind::PointNotFound => {
+                    return Ok(Event::PointLost);
+                }
+                Err(error) => error,
+            };
+            if !self.is_of_folded_table(&error).await? {
+                return Err(error);
+            }
+        }
+    }
+
+    async fn compare_and_copy(
+        &self,
+        point: &FrozenPointId,
+        kept: &Cursors,
+    ) -> Result<Event, Error> {
         let mut ledger = self.ledger().await?;
         if !self.is_begun(&ledger, point) {
             if ledger.is_unfinished() {
                 self.seal_beginning(&mut ledger, point, kept).await?;
             }
+            let patience = Instant::now() + HOLD;
             while !ledger.is_applied() {
-                self.wait_until_applied(&ledger).await?;
+                let waiting = self.wait_until_applied(&ledger);
+                let Ok(waited) = tokio::time::timeout_at(patience, waiting).await else {
+                    tracing::warn!(replica = %self.store.id, %point, "holds no point for a data path that is away");
+                    self.abandon_all().await?;
+                    return Ok(Event::PointLost);
+                };
+                waited?;
                 ledger = self.ledger().await?;
             }
         }
         let positions = self.positions(&ledger, point, kept);
-        self.copy_disks(&mut ledger, point, positions).await
+        self.copy_disks(&mut ledger, point, positions).await?;
+        Ok(Event::Copied)
+    }
+
+    /// Whether a part of a chunk table was not found because the data path has folded it into another meanwhile. What was
+    /// sealed stays then, and the rest is compared with that.
+    async fn is_of_folded_table(&self, error: &Error) -> Result<bool, Error> {
+        let Error::Table {
+            source: parts::Error::Missing { blob },
+            ..
+        } = error
+        else {
+            return Ok(false);
+        };
+        Ok(!self.store.manifest().await?.names_part(blob))
     }
 
     /// Waits until the data path has applied what `ledger` knows, or begun a new chain. The manifest alone says so: the
@@ -187,6 +242,8 @@ impl Engine {
         let disk = self.open(point, &self.options.disks[id]).await?;
         let progress = self.progress_of(id);
         let size = disk.size();
+        self.check_table(self.table(ledger.manifest(), id, size))
+            .await?;
         let parts = self.table(ledger.manifest(), id, size);
         let copy = Copy {
             disk: id.clone(),
@@ -200,6 +257,21 @@ impl Engine {
             .await
     }
 
+    /// Reads a chunk table to its end before anything is compared with it. What a damaged one makes a copy pass over would
+    /// be sealed as passed, and stay so when the table is restored.
+    async fn check_table(&self, parts: Parts) -> Result<(), Error> {
+        let read = |part: BoxStream<'static, Result<Run, Error>>| {
+            part.try_for_each(|_| futures::future::ready(Ok(())))
+                .boxed()
+        };
+        let checks: Vec<_> = parts.into_iter().map(read).collect();
+        let checked = futures::stream::iter(checks).buffer_unordered(TABLE_READS);
+        tokio::select! {
+            checked = checked.try_collect() => checked,
+            () = self.stop.cancelled() => Err(Error::Stopped),
+        }
+    }
+
     /// The chunk table of a disk, the newest part first.
     fn table(&self, manifest: &Manifest, id: &DiskId, size: u64) -> Parts {
         let Some(disk) = manifest.disks.get(id) else {
@@ -210,10 +282,14 @@ impl Engine {
             let fetch = move |range: ByteRange| {
                 let (store, blob) = (store.clone(), blob.clone());
                 async move {
-                    let got = store.replica.get(&blob, Some(range), TABLE_PIECE).await;
-                    Ok(got
-                        .map_err(|error| TableError::Storage(Box::new(error)))?
-                        .bytes)
+                    match store.replica.get(&blob, Some(range), TABLE_PIECE).await {
+                        Ok(got) => Ok(got.bytes),
+                        Err(error) if error.is_not_found() => {
+                            let blob = blob.name;
+                            Err(TableError::Table(parts::Error::Missing { blob }))
+                        }
+                        Err(error) => Err(TableError::Storage(Box::new(error))),
+                    }
                 }
             };
             let store = self.store.clone();

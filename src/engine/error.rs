@@ -30,6 +30,18 @@ pub enum Error {
         replica: ReplicaId,
         source: replica::Error,
     },
+    #[error("{blob} in the place of replica {replica} is of replica {said}")]
+    Foreign {
+        replica: ReplicaId,
+        blob: &'static str,
+        said: ReplicaId,
+    },
+    #[error("the seal at sequence {sequence} of replica {replica} is refused")]
+    Seal {
+        replica: ReplicaId,
+        sequence: Sequence,
+        source: replica::Error,
+    },
     #[error("replica {replica} has no replica.json")]
     NoManifest { replica: ReplicaId },
     #[error(
@@ -105,6 +117,12 @@ impl Error {
             Error::Host(error) => error.code(),
             Error::Storage { source, .. } => source.code(),
             Error::Document { source, .. } => source.code(),
+            Error::Foreign { .. } => Code::ForeignBlob,
+            Error::Seal {
+                source: replica::Error::TooNew { .. },
+                ..
+            } => Code::FormatTooNew,
+            Error::Seal { .. } => Code::SealInvalid,
             Error::NoManifest { .. } => Code::StorageNotFound,
             Error::Gap { .. } => Code::SequenceGap,
             Error::Superseded { .. } | Error::NotActive { .. } => Code::Fenced,

@@ -21,6 +21,7 @@ const LOOK: Duration = Duration::from_secs(1);
 
 impl Engine {
     pub(super) async fn freeze_to_copy(&self) -> Result<Event, Error> {
+        self.wait_to_copy().await?;
         let point = self.freeze(Consistency::Crash).await?;
         if let Some(demand) = self.demand()? {
             self.publish_demand(Some(demand::begin(

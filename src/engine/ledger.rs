@@ -18,11 +18,12 @@ use crate::blob::parameters::{Include, PutOptions};
 use crate::blob::{self, Container, walk};
 use crate::engine::Error;
 use crate::ids::{ChainId, DiskId, ReplicaId};
+use crate::replica::Digest;
+use crate::replica::document::{self, Document};
 use crate::replica::fence::{Fence, Side};
 use crate::replica::manifest::Manifest;
 use crate::replica::names::{self, InboxBlob};
 use crate::replica::seal::{Barrier, DiskCursor, Kind, Seal, SealedDisk, Writer};
-use crate::replica::{Digest, document};
 use crate::units::{Sequence, to_u64};
 
 /// The most blobs that an inbox may hold.
@@ -59,7 +60,21 @@ impl Store {
             }
             Err(error) => return Err(self.storage("read replica.json")(error)),
         };
-        document::decode(&bytes).map_err(|source| self.document(source))
+        let manifest: Manifest =
+            document::decode(&bytes).map_err(|source| self.document(source))?;
+        self.check_ours(names::MANIFEST, &manifest.replica)?;
+        Ok(manifest)
+    }
+
+    fn check_ours(&self, blob: &'static str, said: &ReplicaId) -> Result<(), Error> {
+        if *said == self.id {
+            return Ok(());
+        }
+        Err(Error::Foreign {
+            replica: self.id.clone(),
+            blob,
+            said: said.clone(),
+        })
     }
 
     /// Makes sure that this agent may act: nobody of a higher generation commands, and the source is the active side.
@@ -72,6 +87,7 @@ impl Store {
             .await
             .map_err(self.storage("read fence.json"))?;
         let fence: Fence = document::decode(&bytes).map_err(|source| self.document(source))?;
+        self.check_ours(names::FENCE, &fence.replica)?;
         if fence.generation > writer.generation {
             let (fence, ours) = (fence.generation, writer.generation);
             return Err(Error::Stale {
@@ -90,11 +106,20 @@ impl Store {
 
     async fn seal(&self, sequence: Sequence) -> Result<(Seal, Digest), Error> {
         let blob = BlobRef::head(names::seal(sequence));
-        let limit = to_u64(document::LENGTH_MAX);
-        let got = self.inbox.get(&blob, None, limit).await;
-        let bytes = got.map_err(self.storage("read a seal"))?.bytes;
-        let decoded = Seal::decode(&bytes, &self.id, sequence);
-        decoded.map_err(|source| self.document(source))
+        let refused = |source| Error::Seal {
+            replica: self.id.clone(),
+            sequence,
+            source,
+        };
+        let limit = to_u64(Seal::LENGTH_MAX);
+        let bytes = match self.inbox.get(&blob, None, limit).await {
+            Ok(got) => got.bytes,
+            Err(error) if error.is_too_large() => {
+                return Err(refused(document::too_long::<Seal>()));
+            }
+            Err(error) => return Err(self.storage("read a seal")(error)),
+        };
+        Seal::decode(&bytes, &self.id, sequence).map_err(refused)
     }
 
     pub fn storage(&self, action: &'static str) -> impl Fn(blob::Error) -> Error + use<> {

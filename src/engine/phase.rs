@@ -34,7 +34,7 @@ pub enum Phase {
     Resuming,
     /// The disks that are not `kept` have to be compared with their replica, and that is not allowed yet.
     ResyncRequired { kept: Cursors },
-    /// A point to copy is being taken.
+    /// A point to copy is being taken, as soon as nothing that was sealed has to be applied first.
     FreezingCopy { kept: Cursors },
     /// What the point holds of the disks that are not `kept` is sent where it differs from what was applied.
     Copying { point: FrozenPointId, kept: Cursors },
@@ -63,7 +63,7 @@ pub enum Event {
     Allowed,
     Frozen(FrozenPointId),
     Copied,
-    /// The frozen point is gone, and was not released by us.
+    /// The frozen point is gone, and was not released by us; or it was given up because nothing could be done with it.
     PointLost,
     /// The point was released and is merged away: from where the disks that it was copied of count.
     Released(Cursors),

@@ -86,10 +86,15 @@ fn check_length<T: Document>(bytes: &[u8]) -> Result<(), Error> {
     if bytes.len() <= T::LENGTH_MAX {
         return Ok(());
     }
-    Err(Error::Inconsistent {
+    Err(too_long::<T>())
+}
+
+/// What is said of a document that is longer than any of its kind, whoever finds that out.
+pub fn too_long<T: Document>() -> Error {
+    Error::Inconsistent {
         what: T::WHAT,
         why: format!("it is longer than {} bytes", T::LENGTH_MAX),
-    })
+    }
 }
 
 /// The document that these bytes are.

@@ -203,6 +203,24 @@ impl Manifest {
         self.retired_to >= newest || self.disks.values().any(copies)
     }
 
+    /// The size that a disk had at `sequence`, or somewhat later: but not later than any point since, which must be able to
+    /// read what tells of it.
+    pub fn size_at(&self, id: &DiskId, sequence: Sequence) -> u64 {
+        let since = self.points.iter();
+        let sizes = since
+            .filter(|point| point.sequence >= sequence)
+            .filter_map(|point| point.disks.get(id))
+            .map(|disk| disk.size);
+        let now = self.disks.get(id).map_or(0, |disk| disk.size);
+        sizes.fold(now, u64::min)
+    }
+
+    /// Whether a chunk table has this part.
+    pub fn names_part(&self, blob: &str) -> bool {
+        let mut parts = self.disks.values().flat_map(|disk| &disk.tables);
+        parts.any(|part| part.blob == blob)
+    }
+
     /// What `seal` is to this replica, given the seal before it that counts (the last one applied, or planned).
     pub fn judge(&self, seal: &Seal, before: Option<Digest>) -> Verdict {
         if seal.chain != self.chain || seal.sequence <= self.last_applied.sequence {

@@ -12,5 +12,6 @@ mod inbox;
 pub(crate) mod model;
 mod prune;
 mod refused;
+mod tables;
 mod workers;
 pub(crate) mod world;

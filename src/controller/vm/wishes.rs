@@ -129,9 +129,13 @@ impl Basis<'_> {
         // who has mended the machine.
         let asked = self.tokens.asked.resynchronize.is_some();
         let refused = datapaths.filter(|seen| asked && seen.fault.code == Code::Unsupported);
-        let broken = [datapaths, agents].into_iter().flatten();
-        let broken = broken.filter(|trouble| breaks_chain(&trouble.fault));
-        broken.chain(refused).map(|trouble| &trouble.fault).next()
+        let all = || [datapaths, agents].into_iter().flatten();
+        // So is what a damaged chunk table knows, whoever has read it.
+        let damaged = all().find(|seen| asked && seen.fault.code == Code::ReplicaDamaged);
+        let damaged = damaged.filter(|_| self.datapath.is_some_and(|seen| seen.manifest.is_some()));
+        let broken = all().filter(|trouble| breaks_chain(&trouble.fault));
+        let broken = broken.chain(refused).chain(damaged);
+        broken.map(|trouble| &trouble.fault).next()
     }
 
     /// Whether the data path has begun a new chain as it was told, and the agent does not know.
@@ -204,6 +208,7 @@ pub const fn is_last(step: step::Step) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::replica::manifest::Manifest;
     use crate::retry::Trouble;
 
     const SINCE: &str = "2026-11-23T12:00:00Z";
@@ -271,6 +276,24 @@ mod tests {
         // Then it is not retired again for that, and is for what comes later.
         assert!(!is_broken(&memory, SINCE));
         assert!(is_broken(&memory, "2026-11-23T12:31:00Z"));
+    }
+
+    #[test]
+    fn a_damaged_table_is_done_without_by_a_word() {
+        let damaged = Fault::new(Code::ReplicaDamaged, "chunk table x is damaged");
+        let mut datapath = runner::Observation {
+            looked: true,
+            manifest: None,
+            trouble: Some(trouble(damaged, SINCE)),
+        };
+        let memory = VmMemory::default();
+        assert_eq!(broken(&memory, (None, Some(&datapath)), Some("a")), None);
+        let replica = crate::ids::ReplicaId::from_random(1);
+        let chain = crate::ids::ChainId::from_random(1);
+        datapath.manifest = Some(std::sync::Arc::new(Manifest::new(replica, chain)));
+        let said = |asked| broken(&memory, (None, Some(&datapath)), asked);
+        assert_eq!(said(None), None);
+        assert_eq!(said(Some("a")), Some(Code::ReplicaDamaged));
     }
 
     #[test]

@@ -55,6 +55,14 @@ impl Hand {
         }
     }
 
+    /// What is wrong although the last step went well: with the replica, or with whoever works on it.
+    fn trouble(&self) -> Option<&Trouble> {
+        match self {
+            Hand::Works(worker) => worker.damage(),
+            Hand::Follows(follower) => follower.trouble(),
+        }
+    }
+
     fn take(&mut self, orders: Orders) {
         match self {
             Hand::Works(worker) => {
@@ -141,7 +149,8 @@ impl Task {
                 Ok(()) => {
                     attempts.reset();
                     self.report(None);
-                    self.tell(None).await;
+                    let trouble = self.hand.trouble().cloned();
+                    self.tell(trouble.as_ref()).await;
                     wake = self.wait_for_work(worked).await;
                 }
                 Err(failure) => {
@@ -210,13 +219,10 @@ impl Task {
         worker.has_news().await
     }
 
-    /// Shows how it goes: `trouble` is our own. What others say of theirs counts where we have none.
+    /// Shows how it goes: `trouble` is why the work has ended. Where it has not, that of the hand counts.
     fn report(&self, trouble: Option<&Trouble>) {
         let manifest = self.hand.manifest();
-        let others = match &self.hand {
-            Hand::Follows(follower) => follower.trouble(),
-            Hand::Works(_) => None,
-        };
+        let others = self.hand.trouble();
         let changed = self.publish.send_if_modified(|observation| {
             let looked = observation.looked || trouble.is_none();
             // A worker that has failed before it looked does not know better than what was seen before.

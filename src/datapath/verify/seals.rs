@@ -7,9 +7,10 @@ use crate::datapath::logs;
 use crate::datapath::room::Room;
 use crate::datapath::verify::Verifier;
 use crate::datapath::verify::report::{Findings, InboxReport};
+use crate::replica::document::{self, Document};
 use crate::replica::manifest::{Manifest, Verdict};
 use crate::replica::seal::Seal;
-use crate::replica::{Digest, document, names};
+use crate::replica::{Digest, names};
 use crate::report::Code;
 use crate::units::{Sequence, to_u64};
 
@@ -60,7 +61,7 @@ impl Verifier<'_> {
 
     async fn seal(&self, manifest: &Manifest, sequence: Sequence) -> Result<Read, Error> {
         let name = BlobRef::head(names::seal(sequence));
-        let limit = to_u64(document::LENGTH_MAX);
+        let limit = to_u64(Seal::LENGTH_MAX);
         let got = match self.store.inbox.get(&name, None, limit).await {
             Ok(got) => got,
             Err(error) if error.is_not_found() => {
@@ -71,6 +72,10 @@ impl Verifier<'_> {
                         Read::Damaged(Code::SequenceGap, what.to_owned())
                     }
                 });
+            }
+            Err(error) if error.is_too_large() => {
+                let why = crate::report::chain(&document::too_long::<Seal>());
+                return Ok(Read::Damaged(Code::SealInvalid, why));
             }
             Err(error) => return Err(Error::storage("read a seal")(error)),
         };

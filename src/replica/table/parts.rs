@@ -38,6 +38,19 @@ pub enum Error {
         expected: Digest,
         found: Digest,
     },
+    #[error("chunk table {blob} is not there, although replica.json names it")]
+    Missing { blob: String },
+}
+
+impl Error {
+    /// The part that it is about.
+    pub fn blob(&self) -> &str {
+        match self {
+            Error::Damaged { blob, .. } | Error::Hash { blob, .. } | Error::Missing { blob } => {
+                blob
+            }
+        }
+    }
 }
 
 /// Writes a part: push runs, take bytes whenever it suits, finish.

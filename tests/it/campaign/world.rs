@@ -22,13 +22,11 @@ use site_recovery::datapath::worker::{Step, Worker};
 use site_recovery::engine::ledger::Store;
 use site_recovery::engine::throttle::Throttle;
 use site_recovery::engine::{Engine, Observation, Options};
-use site_recovery::host::BootGeneration;
 use site_recovery::ids::{ChainId, DiskId, DiskSlot, ReplicaId};
-use site_recovery::replica::fence::{DescribedDisk, Fence, MachineDescription, Side};
 use site_recovery::replica::manifest::Manifest;
 use site_recovery::replica::names;
 use site_recovery::replica::seal::Writer;
-use site_recovery::units::{Clock, Generation, to_u64};
+use site_recovery::units::{Clock, Generation};
 use tempfile::TempDir;
 use tokio::sync::{Notify, watch};
 use tokio::task::{AbortHandle, JoinHandle};
@@ -157,43 +155,11 @@ impl World {
         };
         let chain = ChainId::from_random(random.random());
         world.store().create(chain).await.unwrap();
-        let fence = world.fence();
+        let fence = world.model.fence(&world.id, &world.disks);
         documents::create(&world.replica, names::FENCE, fence)
             .await
             .unwrap();
         world
-    }
-
-    fn fence(&self) -> Fence {
-        let described = |(id, slot): (&DiskId, &DiskSlot)| DescribedDisk {
-            id: id.clone(),
-            slot: slot.clone(),
-            identifier: None,
-            size: to_u64(self.model.content_of(slot).len()),
-            boot: false,
-        };
-        Fence {
-            replica: self.id.clone(),
-            generation: Generation::new(1),
-            term: 0,
-            host: None,
-            former_disks: Vec::new(),
-            epoch: 0,
-            active_side: Side::OnPremises,
-            active_run: None,
-            pinned: Vec::new(),
-            machine: MachineDescription {
-                vm: vm(),
-                name: "model".to_owned(),
-                boot: BootGeneration::Gen2,
-                processors: 1,
-                memory_mib: 1024,
-                secure_boot: false,
-                guest_os: None,
-                network_adapters: Vec::new(),
-                disks: self.disks.iter().map(described).collect(),
-            },
-        }
     }
 
     /// The replica as it is, without weather.

@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use rand::{RngExt as _, SeedableRng, rngs::StdRng};
 use site_recovery::blob::error::Operation;
 use site_recovery::blob::faulty::Faults;
 use site_recovery::blob::faulty::container::FaultyContainer;
@@ -19,17 +18,12 @@ use site_recovery::report::Code;
 use site_recovery::units::{Clock, Sequence, SystemClock, to_u64};
 
 use super::world::{Running, World};
+use crate::blob::emulator::noise;
 
 const MIB: usize = 1 << 20;
 const SIZE: usize = 84 * MIB;
 /// How often a data path looks that nobody wakes.
 const LOOK: Duration = Duration::from_millis(100);
-
-fn random(length: usize, seed: u64) -> Vec<u8> {
-    let mut bytes = vec![0; length];
-    StdRng::seed_from_u64(seed).fill(bytes.as_mut_slice());
-    bytes
-}
 
 /// The containers, of which the inbox takes so many seals and no more.
 async fn with_seals(world: &World, seals: u64) -> Store {
@@ -50,12 +44,12 @@ async fn with_seals(world: &World, seals: u64) -> Store {
 /// A replica with a recovery point, and a source that differs from it in more than one seal can bring.
 async fn world_before_a_long_delta(worker: &mut Option<Worker>) -> World {
     let world = World::new(&[SIZE]).await;
-    world.model.write(0, 0, &random(SIZE, 1));
+    world.model.write(0, 0, &noise(1, SIZE));
     let mut engine = world.start().await;
     engine.wait_until_replicating().await;
     let worker = worker.insert(world.worker());
     world.apply_all(worker).await;
-    world.model.write(0, MIB, &random(40 * MIB, 2));
+    world.model.write(0, MIB, &noise(2, 40 * MIB));
     world
 }
 
@@ -171,7 +165,7 @@ async fn a_copy_that_dies_as_soon_as_it_gave_up_a_delta_is_begun_again() {
         if seals == 1 {
             world.model.lose_points();
         }
-        world.model.write(0, 0, &random(3 * MIB, 3));
+        world.model.write(0, 0, &noise(3, 3 * MIB));
         // When another one goes on
         let mut engine = world.start_with_leave(world.by_signature().await);
         applying(&world, &mut worker, engine.wait_until_replicating()).await;
@@ -200,7 +194,7 @@ async fn an_engine_that_panics_says_so_and_goes_on_from_where_storage_stands() {
     for at in [1, 4, 7] {
         // Given an engine that panics in its first, a middle and a late phase
         let world = World::new(&[8 * MIB]).await;
-        world.model.write(0, 0, &random(8 * MIB, at));
+        world.model.write(0, 0, &noise(at, 8 * MIB));
         let asked = AtomicU64::new(0);
         let store = world.by_signature().await;
         let mut engine = world.start_by(store, Arc::new(Breaking { asked, at }));

@@ -212,9 +212,7 @@ async fn a_disk_that_lost_track_of_its_changes_is_copied_anew() {
         .await;
     world.model.lose_tracking(0);
     engine
-        .wait_for(
-            |phase| matches!(phase, Phase::Copying { point, .. } if point.as_str() != "point-1"),
-        )
+        .wait_for(|phase| matches!(phase, Phase::FreezingCopy { .. }))
         .await;
     // When what it has sealed is applied, so that it can compare
     let mut worker = world.worker();

@@ -9,9 +9,10 @@ use site_recovery::host::{
     Backing, BootGeneration, Consistency, Disk, Error, FrozenDisk, FrozenPoint, Hypervisor, Kind,
     Machine, PowerOperation, PowerState, Ranges, Result, Revision, TrackingCursor, Volume,
 };
-use site_recovery::ids::{DiskSlot, FrozenPointId, VmId};
+use site_recovery::ids::{DiskId, DiskSlot, FrozenPointId, ReplicaId, VmId};
+use site_recovery::replica::fence::{DescribedDisk, Fence, MachineDescription, Side};
 use site_recovery::report::{Code, Fault};
-use site_recovery::units::{ByteRange, GIB};
+use site_recovery::units::{ByteRange, GIB, Generation, to_u64};
 
 /// The granularity of change tracking.
 const BLOCK: u64 = 4096;
@@ -157,6 +158,39 @@ impl Model {
 
     pub(crate) fn freezes(&self) -> usize {
         self.lock().freezes
+    }
+
+    /// What a controller writes of this machine when it begins to protect it.
+    pub(crate) fn fence(&self, replica: &ReplicaId, disks: &BTreeMap<DiskId, DiskSlot>) -> Fence {
+        let described = |(id, slot): (&DiskId, &DiskSlot)| DescribedDisk {
+            id: id.clone(),
+            slot: slot.clone(),
+            identifier: None,
+            size: to_u64(self.content_of(slot).len()),
+            boot: false,
+        };
+        Fence {
+            replica: replica.clone(),
+            generation: Generation::new(1),
+            term: 0,
+            host: None,
+            former_disks: Vec::new(),
+            epoch: 0,
+            active_side: Side::OnPremises,
+            active_run: None,
+            pinned: Vec::new(),
+            machine: MachineDescription {
+                vm: vm(),
+                name: "model".to_owned(),
+                boot: BootGeneration::Gen2,
+                processors: 1,
+                memory_mib: 1024,
+                secure_boot: false,
+                guest_os: None,
+                network_adapters: Vec::new(),
+                disks: disks.iter().map(described).collect(),
+            },
+        }
     }
 
     /// What the newest frozen point held, committed or not.

@@ -6,14 +6,11 @@ use jiff::Timestamp;
 use site_recovery::blob::error::Operation;
 use site_recovery::blob::faulty::gate::Gate;
 use site_recovery::blob::faulty::rule::{Calls, Effect, Failure};
-use site_recovery::blob::names::BlobRef;
 use site_recovery::blob::parameters::{Include, PutOptions};
 use site_recovery::blob::walk;
 use site_recovery::datapath::prune;
 use site_recovery::datapath::worker::{Step, Worker};
 use site_recovery::ids::RecoveryPointId;
-use site_recovery::replica::document;
-use site_recovery::replica::fence::Fence;
 use site_recovery::replica::names;
 use site_recovery::replica::retention::{Retention, Tier};
 use site_recovery::replica::seal::Kind;
@@ -71,26 +68,7 @@ async fn assert_points_are_whole(world: &World) {
 }
 
 async fn pin(world: &World, pinned: Vec<RecoveryPointId>) {
-    let fence = BlobRef::head(names::FENCE);
-    let bytes = world
-        .cloud
-        .replica
-        .get(&fence, None, SIZE)
-        .await
-        .unwrap()
-        .bytes;
-    let fence = Fence {
-        pinned,
-        ..document::decode(&bytes).unwrap()
-    };
-    let bytes = document::encode(&fence).unwrap();
-    let put = PutOptions::default();
-    world
-        .cloud
-        .replica
-        .put(names::FENCE, bytes.into(), &put)
-        .await
-        .unwrap();
+    world.change_fence(|fence| fence.pinned = pinned).await;
 }
 
 fn keeping(mut worker: Worker) -> Worker {

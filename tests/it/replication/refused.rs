@@ -14,11 +14,12 @@ use site_recovery::blob::walk;
 use site_recovery::datapath::collect;
 use site_recovery::datapath::worker::{Step, Worker};
 use site_recovery::ids::{DiskId, ReplicaId, random};
+use site_recovery::replica::document::{self, Document as _};
 use site_recovery::replica::manifest::{Head, Manifest};
 use site_recovery::replica::names;
-use site_recovery::replica::seal::Kind;
+use site_recovery::replica::seal::{Kind, LOG_MAX, Seal};
 use site_recovery::report::Code;
-use site_recovery::units::{Generation, Sequence};
+use site_recovery::units::{Generation, Sequence, to_usize};
 
 use super::hand::{Draft, Hand, SIZE, applied};
 use super::world::World;
@@ -104,13 +105,31 @@ fn with_seal(
     (stored(draft, hand), hand.next.to_string())
 }
 
-const DAMAGES: [(&str, Code, Damage); 9] = [
+const DAMAGES: [(&str, Code, Damage); 12] = [
     ("a tampered log", Code::SealInvalid, |hand, draft| {
         with_log(hand, draft, |log| *log.last_mut().unwrap() ^= 1)
     }),
     ("a truncated log", Code::SealInvalid, |hand, draft| {
         with_log(hand, draft, |log| log.truncate(log.len() - 512))
     }),
+    (
+        "a log that is longer than its seal says",
+        Code::SealInvalid,
+        |hand, draft| with_log(hand, draft, |log| log.resize(log.len() + 512, 0)),
+    ),
+    ("a log longer than any", Code::SealInvalid, |hand, draft| {
+        with_log(hand, draft, |log| log.resize(to_usize(LOG_MAX) + 1, 0))
+    }),
+    (
+        "a seal longer than any",
+        Code::SealInvalid,
+        |hand, draft| {
+            let mut blobs = stored(draft, hand);
+            let seal = &mut blobs.last_mut().unwrap().1;
+            seal.resize(Seal::LENGTH_MAX + 1, b' ');
+            (blobs, hand.next.to_string())
+        },
+    ),
     ("a missing log", Code::SealInvalid, |hand, draft| {
         let mut blobs = stored(draft, hand);
         let (name, _) = blobs.remove(0);
@@ -317,22 +336,73 @@ async fn a_chunk_table_that_lies_is_told_by_its_name_and_the_points_stay() {
     bad[16] ^= 1;
     overwrite(world.cloud.replica.as_ref(), &part, bad).await;
     // When it is to be folded with those after it
-    let refused = loop {
+    let fault = loop {
         hand.copy().await;
-        match worker.step().await {
-            Ok(_) => assert!(applied(&world).await < 40, "it is folded some day"),
-            Err(refused) => break refused,
+        worker.step().await.unwrap();
+        if let Some(trouble) = worker.damage() {
+            break trouble.fault.clone();
         }
+        assert!(applied(&world).await < 40, "it is folded some day");
     };
-    assert_eq!(refused.code(), Code::ReplicaDamaged);
-    let said = refused.fault().message;
-    assert!(said.contains(&part), "{said}");
+    assert_eq!(fault.code, Code::ReplicaDamaged);
+    assert!(fault.message.contains(&part), "{}", fault.message);
     let tables = &world.manifest().await.disks[&hand.disk()].tables;
     assert!(
         tables.iter().any(|table| table.blob == part),
         "it is still named"
     );
     assert_two_points_are_whole(&world).await;
+    // Then what is sealed is applied all the same,
+    let before = applied(&world).await;
+    hand.copy().await;
+    world.apply_all(&mut worker).await;
+    assert_eq!(applied(&world).await, before + 1);
+    assert!(worker.damage().is_some());
+    // until a new chain does without it.
+    worker.retire(Some(world.manifest().await.chain));
+    world.apply_all(&mut worker).await;
+    assert!(worker.damage().is_none());
+    assert_two_points_are_whole(&world).await;
+}
+
+#[tokio::test]
+async fn the_fence_and_the_manifest_of_another_replica_are_nobodys() {
+    let (world, other) = (world().await, ReplicaId::from_random(random()));
+    two_points(&world, &mut world.worker()).await;
+    let foreign = other.clone();
+    world.change_fence(|fence| fence.replica = foreign).await;
+    assert_eq!(
+        world.cloud.fence().await.unwrap_err().code(),
+        Code::ForeignBlob
+    );
+    let told = async || {
+        let mut engine = world.start().await;
+        engine.wait_for_trouble().await;
+        let fault = engine.observed.borrow().trouble.clone().unwrap().fault;
+        assert_eq!(fault.code, Code::ForeignBlob, "{}", fault.message);
+        fault.message
+    };
+    assert!(told().await.contains(names::FENCE));
+    let ours = world.cloud.id.clone();
+    world.change_fence(|fence| fence.replica = ours).await;
+    let mut manifest = world.manifest().await;
+    manifest.replica = other;
+    let manifest = document::encode(&manifest).unwrap();
+    overwrite(world.cloud.replica.as_ref(), names::MANIFEST, manifest).await;
+    assert!(told().await.contains(names::MANIFEST));
+}
+
+#[tokio::test]
+async fn an_engine_says_of_a_torn_seal_what_the_data_path_says() {
+    let world = world().await;
+    two_points(&world, &mut world.worker()).await;
+    let hand = hand(&world).await;
+    hand.put(&names::seal(hand.next), b"{ torn".to_vec()).await;
+    let mut engine = world.start().await;
+    engine.wait_for_trouble().await;
+    let fault = engine.observed.borrow().trouble.clone().unwrap().fault;
+    assert_eq!(fault.code, Code::SealInvalid, "{}", fault.message);
+    assert!(fault.message.contains(&hand.next.to_string()));
 }
 
 #[tokio::test]

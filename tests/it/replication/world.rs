@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use site_recovery::blob::credential::RenewableSas;
 use site_recovery::blob::names::{BlobRef, SnapshotId};
-use site_recovery::blob::parameters::Permissions;
+use site_recovery::blob::parameters::{Permissions, PutOptions};
 use site_recovery::blob::{Account, Container};
 use site_recovery::controller::documents;
 use site_recovery::datapath;
@@ -17,13 +17,14 @@ use site_recovery::engine::phase::Phase;
 use site_recovery::engine::progress::Progress;
 use site_recovery::engine::throttle::Throttle;
 use site_recovery::engine::{Engine, Observation, Options};
-use site_recovery::host::{BootGeneration, Hypervisor};
+use site_recovery::host::Hypervisor;
 use site_recovery::ids::{ChainId, DiskId, DiskSlot, ReplicaId, random};
-use site_recovery::replica::fence::{DescribedDisk, Fence, MachineDescription, Side};
+use site_recovery::replica::document;
+use site_recovery::replica::fence::Fence;
 use site_recovery::replica::manifest::{Manifest, Point};
 use site_recovery::replica::names::{self, Prefix};
 use site_recovery::replica::seal::Writer;
-use site_recovery::units::{ByteRange, Clock, Generation, SystemClock, to_u64};
+use site_recovery::units::{ByteRange, Clock, Generation, SystemClock};
 use tempfile::TempDir;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
@@ -93,49 +94,11 @@ impl World {
             folder,
             prefix,
         };
-        world.fence(Generation::new(1)).await;
-        world
-    }
-
-    async fn fence(&self, generation: Generation) {
-        let fence = Fence {
-            replica: self.cloud.id.clone(),
-            generation,
-            term: 0,
-            host: None,
-            former_disks: Vec::new(),
-            epoch: 0,
-            active_side: Side::OnPremises,
-            active_run: None,
-            pinned: Vec::new(),
-            machine: MachineDescription {
-                vm: vm(),
-                name: "model".to_owned(),
-                boot: BootGeneration::Gen2,
-                processors: 1,
-                memory_mib: 1024,
-                secure_boot: false,
-                guest_os: None,
-                network_adapters: Vec::new(),
-                disks: self.described_disks(),
-            },
-        };
-        documents::create(self.cloud.replica.as_ref(), names::FENCE, fence)
+        let fence = world.model.fence(&world.cloud.id, &world.disks);
+        documents::create(world.cloud.replica.as_ref(), names::FENCE, fence)
             .await
             .unwrap();
-    }
-
-    fn described_disks(&self) -> Vec<DescribedDisk> {
-        let disks = self.disks.iter().enumerate();
-        disks
-            .map(|(number, (id, slot))| DescribedDisk {
-                id: id.clone(),
-                slot: slot.clone(),
-                identifier: None,
-                size: to_u64(self.model.content(number).len()),
-                boot: number == 0,
-            })
-            .collect()
+        world
     }
 
     /// The replica's containers as an agent reaches them: create, read and list; read and list.
@@ -258,6 +221,17 @@ impl World {
 
     pub(crate) fn worker(&self) -> Worker {
         Worker::new(self.cloud.clone())
+    }
+
+    /// Writes another fence, as a controller does or somebody else.
+    pub(crate) async fn change_fence(&self, change: impl FnOnce(&mut Fence)) {
+        let (replica, blob) = (&self.cloud.replica, BlobRef::head(names::FENCE));
+        let got = replica.get(&blob, None, 1 << 20).await.unwrap();
+        let mut fence = document::decode(&got.bytes).unwrap();
+        change(&mut fence);
+        let body = document::encode(&fence).unwrap();
+        let put = PutOptions::default();
+        replica.put(names::FENCE, body.into(), &put).await.unwrap();
     }
 
     pub(crate) async fn manifest(&self) -> Manifest {

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use crate::controller::context::Context;
-use crate::controller::documents;
+use crate::controller::documents::{self, Held};
 use crate::controller::site::handle::SiteHandle;
 use crate::controller::vm::memory::VmMemory;
 use crate::controller::vm::retries;
@@ -12,7 +12,7 @@ use crate::ids::ObjectName;
 use crate::replica::fence::Fence;
 use crate::replica::names;
 use crate::replica::record::Record;
-use crate::report::Code;
+use crate::report::{Code, Fault};
 
 /// Forgets what was known while this cluster acted: another one changes it now.
 pub(super) fn let_go(context: &Context, memory: &mut VmMemory) {
@@ -61,7 +61,8 @@ pub(super) async fn look_for_fence(
         return;
     }
     let container = handle.replica(&record.replica);
-    let held = match documents::load::<Fence>(container.as_ref(), names::FENCE).await {
+    let loaded = documents::load::<Fence>(container.as_ref(), names::FENCE).await;
+    let held = match loaded.and_then(|held| of_replica(held, record)) {
         Ok(held) => held,
         // Without its container there is no fence either.
         Err(fault) if fault.code == Code::StorageNotFound => None,
@@ -74,4 +75,16 @@ pub(super) async fn look_for_fence(
     };
     memory.reading.reset();
     memory.fence = Some((record.replica.clone(), held));
+}
+
+/// A fence that was read, if it is of the VM's replica: another's generation says nothing of this one.
+fn of_replica(held: Option<Held<Fence>>, record: &Record) -> Result<Option<Held<Fence>>, Fault> {
+    match &held {
+        Some(fence) if fence.value.replica != record.replica => {
+            let (said, replica) = (&fence.value.replica, &record.replica);
+            let message = format!("{} of replica {replica} is of replica {said}", names::FENCE);
+            Err(Fault::new(Code::ForeignBlob, message))
+        }
+        Some(_) | None => Ok(held),
+    }
 }
