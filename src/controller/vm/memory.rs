@@ -1,5 +1,6 @@
 //! What is remembered of a VM between two looks: a cache of what storage says, and who was told what.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -16,7 +17,7 @@ use crate::replica::fence::Fence;
 use crate::replica::record::Record;
 use crate::retry::{Attempts, LOOK_AGAIN, Trouble};
 use crate::units::Generation;
-use crate::wire::Relationship;
+use crate::wire::{Relationship, ReplicationObservation};
 
 /// The memory of one VM.
 #[derive(Default)]
@@ -47,6 +48,7 @@ pub struct VmMemory {
     pub retired: Option<ChainId>,
     /// Since when the agent has had the failure that a chain was retired for: it tells of it until it tries again.
     pub retired_for: Option<Timestamp>,
+    pub demanded: Option<Demanded>,
     /// Whether the host has said that it has ended replication, so that the replica may go.
     pub ended: bool,
     /// When the status may be written, if it waits for that; and the status as it was last computed meanwhile, which has
@@ -59,6 +61,14 @@ pub struct VmMemory {
     pub unwritten: Unwritten,
     /// The generation of the spec that was looked at last.
     pub generation: Option<i64>,
+}
+
+/// A comparison that an agent was told to make.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Demanded {
+    /// What it had said by then.
+    pub said: Arc<ReplicationObservation>,
+    pub at: Timestamp,
 }
 
 /// What an agent was told.

@@ -61,7 +61,7 @@ pub async fn perform(
         (Step::Synchronize, _, Some(found)) => asked::synchronize(gathered, found).await,
         (Step::StartChain, _, _) => asked::start_chain(gathered, context, memory),
         (Step::Resynchronize, _, Some(found)) => {
-            asked::resynchronize(gathered, memory, found).await
+            asked::resynchronize(gathered, context, memory, found).await
         }
         (Step::Condemn, Some(site), _) => remove::condemn(gathered, context, site).await,
         (Step::End, _, found) => remove::end(gathered, memory, found).await,

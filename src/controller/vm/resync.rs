@@ -20,7 +20,7 @@ use crate::controller::hours::{self, Hours, Moment};
 use crate::report::{Code, Fault};
 
 /// How long a demanded comparison may take to show in what the agent says.
-const SHOWS: Duration = Duration::from_secs(300);
+pub const SHOWS: Duration = Duration::from_secs(300);
 
 /// What is known.
 #[derive(Clone, Copy, Debug)]

@@ -1,5 +1,7 @@
 //! What people and the replica's state ask for, from everything that is known: a pause, a comparison, the removal.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 
 use crate::api::hyperv_site::{HyperVSite, Resynchronization};
@@ -104,8 +106,19 @@ impl Basis<'_> {
             (None, Phase::Created | Phase::Resuming | Phase::Suspended | Phase::Unknown) => {
                 resync::Agent::Unknown
             }
+            // It may have said so before it was told.
+            (None, _) if self.is_demanded_of(replication) => resync::Agent::Unknown,
             (None, _) => resync::Agent::Nothing,
         }
+    }
+
+    /// Whether the agent was told lately to compare, and has said nothing since.
+    fn is_demanded_of(&self, replication: &ReplicationObservation) -> bool {
+        let demanded = self.memory.demanded.as_ref();
+        demanded.is_some_and(|demanded| {
+            let age = Duration::try_from(self.now.duration_since(demanded.at));
+            *demanded.said == *replication && age.is_ok_and(|age| age < resync::SHOWS)
+        })
     }
 
     /// The places of the disks that the agent has to compare, in the order of the machine.
@@ -207,7 +220,10 @@ pub const fn is_last(step: step::Step) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::controller::vm::memory::Demanded;
     use crate::replica::manifest::Manifest;
     use crate::retry::Trouble;
 
@@ -233,15 +249,24 @@ mod tests {
         .unwrap()
     }
 
+    type Said<'a> = (
+        Option<&'a ReplicationObservation>,
+        Option<&'a runner::Observation>,
+    );
+
     /// What is believed broken by somebody who asks for a comparison, or does not.
-    fn broken(
+    fn broken(memory: &VmMemory, said: Said<'_>, asked: Option<&str>) -> Option<Code> {
+        with_basis(memory, said, (asked, SINCE), |basis| {
+            basis.broken().map(|fault| fault.code)
+        })
+    }
+
+    fn with_basis<T>(
         memory: &VmMemory,
-        (agent, datapath): (
-            Option<&ReplicationObservation>,
-            Option<&runner::Observation>,
-        ),
-        asked: Option<&str>,
-    ) -> Option<Code> {
+        (agent, datapath): Said<'_>,
+        (asked, now): (Option<&str>, &str),
+        look: impl FnOnce(&Basis<'_>) -> T,
+    ) -> T {
         let spec = serde_json::json!({ "siteRef": { "name": "site" }, "vm": { "name": "web" } });
         let vm = ProtectedVM::new("web", serde_json::from_value(spec).unwrap());
         let mut tokens = Tokens::default();
@@ -257,9 +282,32 @@ mod tests {
             memory,
             last: &ProtectedVMStatus::default(),
             tokens: &tokens,
-            now: SINCE.parse().unwrap(),
+            now: now.parse().unwrap(),
         };
-        basis.broken().map(|fault| fault.code)
+        look(&basis)
+    }
+
+    #[test]
+    fn what_an_agent_said_before_it_was_told_to_compare_does_not_count_for_a_while() {
+        let mut said = agent(SINCE);
+        said.phase = Phase::Replicating;
+        let memory = VmMemory {
+            demanded: Some(Demanded {
+                said: Arc::new(said.clone()),
+                at: SINCE.parse().unwrap(),
+            }),
+            ..VmMemory::default()
+        };
+        let is_unknown = |said: &ReplicationObservation, now| {
+            with_basis(&memory, (Some(said), None), (None, now), |basis| {
+                matches!(basis.compares(&[]), resync::Agent::Unknown)
+            })
+        };
+        assert!(is_unknown(&said, "2026-11-23T12:04:59Z"));
+        assert!(!is_unknown(&said, "2026-11-23T12:05:00Z"));
+        // It has said something since.
+        said.sealed = said.sealed.next();
+        assert!(!is_unknown(&said, SINCE));
     }
 
     #[test]

@@ -85,11 +85,17 @@ impl World {
         places: &[&str],
     ) -> Manifest {
         let mut looked = None;
+        let mut told = String::new();
         until(&format!("a point of {vm} that is its source"), async || {
             let status = self.status(vm).await;
             let replica = status.replica_id.as_ref()?;
             let manifest = self.manifest(replica).await?;
             let newest = manifest.points.last()?;
+            let now = format!("{:?} {:?}", status.state, status.resynchronization);
+            if told != now {
+                eprintln!("{vm} at {}: {now}", manifest.last_applied.sequence);
+                told = now;
+            }
             // What is written after a point brings another.
             if newest.disks.len() != places.len() || looked.as_ref() == Some(&newest.id) {
                 return None;
@@ -99,7 +105,13 @@ impl World {
                 let id = disk.replica_disk_id.parse().unwrap();
                 let size = newest.disks.get(&id)?.size;
                 let found = self.read_point(replica, newest, &id).await?;
-                if found != read_guest(host, format!("{machine}/{place}"), size).await {
+                let guest = read_guest(host, format!("{machine}/{place}"), size).await;
+                if let Some(at) = found
+                    .iter()
+                    .zip(&guest)
+                    .position(|(found, has)| found != has)
+                {
+                    eprintln!("point {} of {vm} is not {place} at byte {at}", newest.id);
                     looked = Some(newest.id.clone());
                     return None;
                 }

@@ -3,7 +3,7 @@
 use crate::controller::context::Context;
 use crate::controller::vm::find::Found;
 use crate::controller::vm::gather::Gathered;
-use crate::controller::vm::memory::VmMemory;
+use crate::controller::vm::memory::{Demanded, VmMemory};
 use crate::controller::vm::perform::{replica_of, unreachable};
 use crate::controller::vm::tokens::Ask;
 use crate::controller::vm::wishes::breaks_chain;
@@ -49,6 +49,7 @@ pub(super) fn start_chain(
 /// Tells the agent that all disks have to be compared: because a token asks for it, or because the chain is new.
 pub(super) async fn resynchronize(
     gathered: &Gathered,
+    context: &Context,
     memory: &mut VmMemory,
     found: &Found,
 ) -> Result<(), Fault> {
@@ -66,5 +67,9 @@ pub(super) async fn resynchronize(
     };
     agent.resynchronize(replica, &command).await?;
     memory.retired = None;
+    let state = context.registry.host(&found.state.site, &found.host);
+    let said = state.and_then(|state| state.observed.replications.get(replica).cloned());
+    let at = context.clock.now();
+    memory.demanded = said.map(|said| Demanded { said, at });
     Ok(())
 }
