@@ -27,10 +27,10 @@ use tokio_util::sync::CancellationToken;
 use crate::agent::inventory::Inventory;
 use crate::agent::state::StateFolder;
 use crate::agent::supervisor::{Edges, Supervisor};
-use crate::blob::http::Http;
 use crate::host::Hypervisor;
 use crate::ids::HostName;
 use crate::report::Fault;
+use crate::transport::http::Http;
 use crate::units::Clock;
 
 /// What an agent is made of.

@@ -9,25 +9,24 @@
 //! | [`names`], [`parameters`], [`answer`] | the values that go in and come out |
 //! | [`error`] | what went wrong, whether to ask again, whether it may have happened all the same |
 //! | [`client`] | one request, seen through: signed, sent, classified, retried, paced |
-//! | [`endpoint`], [`http`], [`credential`] | where, over what, by which right |
+//! | [`endpoint`], [`credential`] | where, by which right |
 //! | [`pacer`] | how fast one page blob is written |
-//! | [`buffers`] | memory for long bodies, used over and over |
 //! | [`xml`], `date`, `integrity` | the service's formats |
 //! | [`once`], [`walk`] | what callers need more than once: creation with a lost reply, whole listings |
+//! | [`exported`] | the bytes of a managed disk, by the URL that the control plane grants |
 //! | [`faulty`], [`memory`] | the stand-ins for a bad day, and for the service where its pace is in the way |
 //!
 //! What no part of it ever does: print a signature, a key or a token; send a token without TLS; follow a redirect; send
 //! again what must not happen twice; call something done that the service has not said is done.
 
 pub mod answer;
-pub mod buffers;
 pub mod client;
 pub mod credential;
 mod date;
 pub mod endpoint;
 pub mod error;
+pub mod exported;
 pub mod faulty;
-pub mod http;
 mod integrity;
 pub mod memory;
 pub mod names;

@@ -39,7 +39,6 @@ use tokio::sync::{mpsc, watch as channel};
 use tokio_util::sync::CancellationToken;
 
 use crate::blob::client::Options as BlobOptions;
-use crate::blob::http::Http;
 use crate::controller::accounts::Opener;
 use crate::controller::context::{Context, Memory, Objects};
 use crate::controller::events::Events;
@@ -52,6 +51,7 @@ use crate::datapath::runner::{DataPath, Role};
 use crate::ids::ReplicaId;
 use crate::report::{Code, Fault};
 use crate::tls::ServerTls;
+use crate::transport::http::Http;
 use crate::units::Clock;
 
 /// What a controller is made of.

@@ -20,8 +20,9 @@
 //! | processes | [`controller`], [`agent`] | the two that are deployed |
 //! | work | [`engine`], [`datapath`] | a VM's replication on its host; what becomes of it in the cloud |
 //! | what is said | [`api`], [`agent_client`], [`wire`], [`replica`], [`hrl`] | to Kubernetes, to an agent, in storage; in logs |
-//! | edges | [`blob`], [`host`], [`formats`] | storage and hypervisor, each behind a trait; disk images |
-//! | words | [`units`], [`ids`], [`report`], [`retry`], [`secret`], [`durable`], [`shutdown`], [`telemetry`], [`tls`] | what all others speak in |
+//! | edges | [`blob`], [`azure`], [`host`], [`formats`] | storage, Azure's control plane and hypervisor, each behind a trait; disk images |
+//! | below the edges | [`transport`] | what both edges of Azure stand on: HTTP, identities, tokens |
+//! | words | [`units`], [`ids`], [`report`], [`retry`], [`secret`], [`durable`], [`buffers`], [`shutdown`], [`telemetry`], [`tls`] | what all others speak in |
 //!
 //! To follow a VM from `kubectl apply` to its first recovery point, read `controller::vm::step`, `engine::phase`,
 //! `replica::seal` and `datapath::cycle`, in this order: each opens with a drawing.
@@ -29,7 +30,9 @@
 pub mod agent;
 pub mod agent_client;
 pub mod api;
+pub mod azure;
 pub mod blob;
+pub mod buffers;
 pub mod cli;
 pub mod controller;
 pub mod datapath;
@@ -48,5 +51,6 @@ pub mod secret;
 pub mod shutdown;
 pub mod telemetry;
 pub mod tls;
+pub mod transport;
 pub mod units;
 pub mod wire;

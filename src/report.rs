@@ -120,6 +120,38 @@ codes! {
     /// Another cluster acts for this site.
     ManagedByAnotherCluster: "Stop the other controller, or take over by annotation as the message says.";
 
+    // --- Azure's control plane
+    /// Azure Resource Manager, or the service that issues its tokens, cannot be reached.
+    AzureUnreachable: "Check name resolution, proxy and firewall from the controller to Azure Resource Manager and Entra ID.";
+    /// Azure Resource Manager asks to slow down.
+    AzureBusy: "Nothing: requests are paced; if it persists, find out what else uses the same identity or subscription.";
+    /// Azure Resource Manager failed, or ended an operation without saying why.
+    AzureServerError: "If it persists, look at Azure's service health; its support asks for the request id in the message.";
+    /// Azure Resource Manager refuses the controller's credentials.
+    AzureUnauthorized: "Check the Secret or identity that the site names: it may have expired, or be of another tenant.";
+    /// The identity lacks a right.
+    AzureForbidden: "Give the identity the right that the message names, on the resource that it names.";
+    /// A policy or a lock forbids what a failover needs.
+    AzurePolicy: "Exempt the resource group from the policy or lock that the message names.";
+    /// A resource that a failover needs is not there.
+    AzureNotFound: "Create the resource that the message names, or correct the site or the ProtectedVM that names it.";
+    /// A resource is in use, or another operation on it is under way.
+    AzureConflict: "Wait until the other operation has ended; if it persists, find out who uses the resource.";
+    /// A resource of the name that a run needs is there, and is not the run's.
+    AzureNameTaken: "Rename or remove the resource that the message names, or give the VM another target name.";
+    /// A quota of the subscription is used up.
+    AzureQuotaExceeded: "Have the quota that the message names raised, or choose another size or region.";
+    /// The region has no room for such a machine at the moment.
+    AzureNoCapacity: "Choose another size or no zone; or wait: capacity comes and goes.";
+    /// The machine size or disk type is not offered, or does not fit the machine.
+    AzureSizeUnavailable: "Choose a size that the region offers and that holds the machine's disks and adapters.";
+    /// A private address cannot be used.
+    AzureAddressUnusable: "Free the address that the message names, or give the adapter another one of its subnet.";
+    /// A blob is no disk that Azure can import.
+    AzureDiskRefused: "Verify the recovery point (site-recovery replica verify) and choose another one.";
+    /// Azure Resource Manager refuses a request as it is.
+    AzureRefused: "Correct what the message names; if it names nothing of yours, report it with the message.";
+
     // --- controller and agent
     /// The agent of a host has not been heard of.
     AgentUnreachable: "Check the agent's service on the host and that it reaches the gateway.";

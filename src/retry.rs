@@ -42,6 +42,11 @@ pub const fn class(code: Code) -> Class {
         | Code::StorageChanged
         | Code::StorageIntegrity
         | Code::Fenced
+        | Code::AzureUnreachable
+        | Code::AzureBusy
+        | Code::AzureServerError
+        | Code::AzureConflict
+        | Code::AzureNoCapacity
         | Code::AgentUnreachable
         | Code::AgentStateDamaged
         | Code::GenerationStale
@@ -60,6 +65,16 @@ pub const fn class(code: Code) -> Class {
         | Code::ReplicaDamaged
         | Code::ForeignBlob
         | Code::ManagedByAnotherCluster
+        | Code::AzureUnauthorized
+        | Code::AzureForbidden
+        | Code::AzurePolicy
+        | Code::AzureNotFound
+        | Code::AzureNameTaken
+        | Code::AzureQuotaExceeded
+        | Code::AzureSizeUnavailable
+        | Code::AzureAddressUnusable
+        | Code::AzureDiskRefused
+        | Code::AzureRefused
         | Code::AgentIncompatible
         | Code::InvalidRequest
         | Code::Configuration

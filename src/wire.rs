@@ -259,7 +259,22 @@ pub const fn status_of(code: Code) -> u16 {
         | Code::StorageChanged
         | Code::StorageIntegrity
         | Code::StorageRefused
-        | Code::AccountUnsuitable => 502,
+        | Code::AccountUnsuitable
+        | Code::AzureUnreachable
+        | Code::AzureBusy
+        | Code::AzureServerError
+        | Code::AzureUnauthorized
+        | Code::AzureForbidden
+        | Code::AzurePolicy
+        | Code::AzureNotFound
+        | Code::AzureConflict
+        | Code::AzureNameTaken
+        | Code::AzureQuotaExceeded
+        | Code::AzureNoCapacity
+        | Code::AzureSizeUnavailable
+        | Code::AzureAddressUnusable
+        | Code::AzureDiskRefused
+        | Code::AzureRefused => 502,
     }
 }
 

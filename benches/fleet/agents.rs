@@ -19,7 +19,6 @@ use site_recovery::blob::client::Options;
 use site_recovery::blob::client::container::ContainerClient;
 use site_recovery::blob::credential::RenewableSas;
 use site_recovery::blob::endpoint::Endpoint;
-use site_recovery::blob::http::Http;
 use site_recovery::engine::ledger::{Ledger, Store};
 use site_recovery::host::{Backing, BootGeneration, Machine, PowerState, Volume};
 use site_recovery::ids::{HostName, OperationId, ReplicaId, VmId};
@@ -27,6 +26,7 @@ use site_recovery::replica::seal::Writer;
 use site_recovery::report::{Code, Fault};
 use site_recovery::retry::Trouble;
 use site_recovery::tls::ClientTls;
+use site_recovery::transport::http::Http;
 use site_recovery::units::{GIB, Generation, MIB, Sequence, SystemClock};
 use site_recovery::wire::observation::{Cycles, DiskObservation, HostObservation, Phase};
 use site_recovery::wire::{

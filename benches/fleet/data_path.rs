@@ -24,7 +24,6 @@ use site_recovery::blob::endpoint::Endpoint;
 use site_recovery::blob::error::Operation;
 use site_recovery::blob::faulty::Faults;
 use site_recovery::blob::faulty::account::FaultyAccount;
-use site_recovery::blob::http::Http;
 use site_recovery::controller::documents;
 use site_recovery::datapath::runner::{self, DataPath};
 use site_recovery::datapath::store::Store;
@@ -37,6 +36,7 @@ use site_recovery::replica::fence::{DescribedDisk, Fence, MachineDescription, Si
 use site_recovery::replica::names::{self, Prefix};
 use site_recovery::replica::seal::Writer;
 use site_recovery::secret::Secret;
+use site_recovery::transport::http::Http;
 use site_recovery::units::{Generation, KIB, MIB, SystemClock};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout};

@@ -11,12 +11,12 @@ use site_recovery::blob::client::Options;
 use site_recovery::blob::client::account::AccountClient;
 use site_recovery::blob::credential::AccountKey;
 use site_recovery::blob::endpoint::Endpoint;
-use site_recovery::blob::http::Http;
 use site_recovery::blob::names::BlobRef;
 use site_recovery::blob::parameters::Permissions;
 use site_recovery::lab::azurite::{self, Azurite};
 use site_recovery::lab::tools::{AzuriteCommand, AzuriteVersion, Tools, debian};
 use site_recovery::secret::SasToken;
+use site_recovery::transport::http::Http;
 
 /// The programs that are measured, and the one that they are measured against.
 pub(crate) struct Stand {

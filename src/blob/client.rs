@@ -30,12 +30,12 @@ use crate::blob::client::sending::Sending;
 use crate::blob::credential::Credential;
 use crate::blob::endpoint::Endpoint;
 use crate::blob::error::{Error, Kind};
-use crate::blob::http::{Answer, Http};
 use crate::blob::integrity::crc64_of;
 use crate::blob::names::Invalid;
 use crate::blob::pacer::Pacers;
 use crate::blob::xml::Malformed;
 use crate::retry::{self, Again};
+use crate::transport::http::{Answer, Http};
 use crate::units::{Clock, SystemClock};
 
 /// How long a request is sent again, if nothing else is said: long enough for a failover inside Azure, short enough

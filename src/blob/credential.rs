@@ -3,10 +3,8 @@
 //! Account keys and tokens are the controller's and the data path's; an agent holds signatures for two containers and
 //! nothing else (DESIGN §4). Nothing here prints what it holds.
 
-pub mod identity;
 pub mod sas;
 pub mod shared_key;
-pub mod token;
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,10 +15,10 @@ use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, Mac as _};
 use sha2::Sha256;
 
-use crate::blob::credential::token::Tokens;
 use crate::blob::error::classify::Right;
 use crate::report::Code;
 use crate::secret::{SasToken, Secret};
+use crate::transport::token::Tokens;
 
 /// What signs or accompanies every request of a client.
 #[derive(Clone, Debug)]

@@ -8,11 +8,11 @@
 //! URL of a name.
 
 use std::fmt;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::blob::names::{self, Invalid};
 use crate::report::Code;
+use crate::transport::http::is_loopback;
 
 /// An endpoint that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -171,15 +171,6 @@ impl fmt::Debug for Endpoint {
 fn is_account(name: &str) -> bool {
     let known = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
     (3..=63).contains(&name.len()) && name.bytes().all(known)
-}
-
-/// `host` as a URL has it: a name, an IPv4 address, or an IPv6 address in brackets.
-fn is_loopback(host: &str) -> bool {
-    let address = host.trim_start_matches('[').trim_end_matches(']');
-    match address.parse::<IpAddr>() {
-        Ok(address) => address.is_loopback(),
-        Err(_) => host == "localhost",
-    }
 }
 
 fn path_of(container: Option<&str>, blob: Option<&str>) -> Result<String, Invalid> {

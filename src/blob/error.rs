@@ -6,12 +6,11 @@
 pub mod classify;
 
 use std::error::Error as StdError;
-use std::fmt;
-use std::time::Duration;
 
 use crate::blob::names::Invalid;
 use crate::report::{Code, Fault};
 use crate::retry::Again;
+use crate::transport::refusal::Refusal;
 
 type Source = Box<dyn StdError + Send + Sync>;
 
@@ -130,37 +129,6 @@ pub enum Kind {
     /// The process was told to stop.
     #[error("stopping")]
     Stopped,
-}
-
-/// What the service said when it did not do as it was told.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Refusal {
-    /// HTTP status.
-    pub status: u16,
-    /// `x-ms-error-code`, for example `BlobNotFound`.
-    pub code: Option<String>,
-    /// `x-ms-request-id`, which Azure's support asks for.
-    pub request_id: Option<String>,
-    /// The first line of the service's message.
-    pub message: Option<String>,
-    /// How long the service wants to be left alone.
-    pub retry_after: Option<Duration>,
-}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.status)?;
-        if let Some(code) = &self.code {
-            write!(f, " {code}")?;
-        }
-        if let Some(message) = &self.message {
-            write!(f, ": {message}")?;
-        }
-        match &self.request_id {
-            Some(id) => write!(f, " (request {id})"),
-            None => Ok(()),
-        }
-    }
 }
 
 /// A request to the storage account that failed.

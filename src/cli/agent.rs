@@ -10,7 +10,6 @@ use tokio::sync::watch;
 use crate::agent::connection::address::{self, Address, Proxy};
 use crate::agent::connection::{self, Limits};
 use crate::agent::{self, Config};
-use crate::blob::http::Http;
 use crate::cli;
 use crate::host::Hypervisor;
 use crate::host::lab::LabHypervisor;
@@ -18,6 +17,7 @@ use crate::ids::HostName;
 use crate::secret::Secret;
 use crate::shutdown;
 use crate::tls::ClientTls;
+use crate::transport::http::Http;
 use crate::units::SystemClock;
 
 #[derive(Debug, clap::Args)]

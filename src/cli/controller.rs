@@ -5,13 +5,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use crate::blob::http::Http;
 use crate::cli;
 use crate::cli::in_cluster::InCluster;
 use crate::controller::{self, Config};
 use crate::datapath::runner::{self, Role};
 use crate::shutdown;
 use crate::tls::ServerTls;
+use crate::transport::http::Http;
 use crate::units::SystemClock;
 
 #[derive(Debug, clap::Args)]

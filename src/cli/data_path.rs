@@ -3,12 +3,12 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use crate::blob::http::Http;
 use crate::cli;
 use crate::cli::in_cluster::InCluster;
 use crate::controller::workers::{self, Config};
 use crate::datapath::runner;
 use crate::shutdown;
+use crate::transport::http::Http;
 use crate::units::SystemClock;
 
 #[derive(Debug, clap::Args)]

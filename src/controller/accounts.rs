@@ -14,11 +14,11 @@ use crate::blob::Account;
 use crate::blob::client::Options;
 use crate::blob::client::account::AccountClient;
 use crate::blob::credential::AccountKey;
-use crate::blob::credential::identity::{self, Identity};
 use crate::blob::endpoint::Endpoint;
-use crate::blob::http::Http;
 use crate::report::{Code, Fault};
 use crate::secret::Secret;
+use crate::transport::http::Http;
+use crate::transport::identity::{self, Identity};
 
 /// How long the API server may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(10);

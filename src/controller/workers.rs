@@ -29,7 +29,6 @@ use tokio_util::sync::CancellationToken;
 use crate::api::hyperv_site::HyperVSite;
 use crate::api::protected_vm::ProtectedVM;
 use crate::blob::client::Options;
-use crate::blob::http::Http;
 use crate::controller;
 use crate::controller::accounts::Opener;
 use crate::controller::context::Objects;
@@ -40,6 +39,7 @@ use crate::controller::workers::sites::Sites;
 use crate::controller::{metrics, watch};
 use crate::datapath::runner::{DataPath, Role};
 use crate::report::Fault;
+use crate::transport::http::Http;
 use crate::units::Clock;
 
 /// How long a worker that is told to stop lets its cycles end. What is cut off is fenced, and done again by the next.

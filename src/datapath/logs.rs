@@ -9,8 +9,8 @@ use std::io::Cursor;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 
-use crate::blob::buffers::Buffer;
 use crate::blob::names::BlobRef;
+use crate::buffers::Buffer;
 use crate::datapath::Error;
 use crate::datapath::room::{Room, Share};
 use crate::datapath::store::Store;

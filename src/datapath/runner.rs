@@ -254,9 +254,9 @@ mod tests {
     use crate::blob::client::account::AccountClient;
     use crate::blob::credential::AccountKey;
     use crate::blob::endpoint::Endpoint;
-    use crate::blob::http::Http;
     use crate::report::Code;
     use crate::secret::Secret;
+    use crate::transport::http::Http;
     use crate::units::SystemClock;
 
     /// A clock with which nobody can sign anything until it is mended.

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use crate::blob::buffers;
+use crate::buffers;
 use crate::datapath::Error;
 use crate::datapath::chain;
 use crate::datapath::collect;

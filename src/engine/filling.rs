@@ -5,7 +5,7 @@ use std::io::Cursor;
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use crate::blob::buffers::Buffer;
+use crate::buffers::Buffer;
 use crate::engine::Error;
 use crate::engine::pack::RawLog;
 use crate::hrl::{Identity, LogWriter};

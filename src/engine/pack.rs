@@ -7,7 +7,7 @@ use bytes::Bytes;
 use uuid::Uuid;
 use zstd::bulk::Compressor;
 
-use crate::blob::buffers::Buffer;
+use crate::buffers::Buffer;
 use crate::ids::DiskId;
 use crate::replica::Digest;
 use crate::replica::seal::{DiskCursor, Encoding, Kind, SealedLog};

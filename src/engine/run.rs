@@ -16,7 +16,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::blob::buffers;
+use crate::buffers;
 use crate::engine::Error;
 use crate::engine::cycles::{self, Grid};
 use crate::engine::demand::{self, Demand};

@@ -11,12 +11,13 @@ use std::path::{Path, PathBuf};
 /// Words that are data alone.
 const DATA: &str = "ids report secret units";
 /// Words that everyone may use.
-const WORDS: &str = "durable ids report retry secret shutdown telemetry tls units";
+const WORDS: &str = "buffers durable ids report retry secret shutdown telemetry tls units";
 /// Everything that stands below.
 const ALL_BELOW: &str = "*";
 
 /// Every top-level module and the modules that it may name, bottom layer first.
 const LAYERS: &[(&str, &[&str])] = &[
+    ("buffers", &[]),
     ("durable", &[]),
     ("ids", &[]),
     ("report", &[]),
@@ -27,7 +28,10 @@ const LAYERS: &[(&str, &[&str])] = &[
     // Two words speak of others: a retry is decided by an error's code, a certificate names a host.
     ("retry", &["report"]),
     ("tls", &["ids report secret"]),
-    ("blob", &[WORDS]),
+    // What both edges of Azure stand on.
+    ("transport", &[WORDS]),
+    ("azure", &[WORDS, "transport"]),
+    ("blob", &[WORDS, "transport"]),
     ("formats", &[DATA]),
     // A first copy asks the block allocation tables of a frozen chain for what is allocated.
     ("host", &[WORDS, "formats"]),
@@ -40,10 +44,13 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("wire", &[DATA, "host retry"]),
     ("agent_client", &[WORDS, "wire"]),
     ("api", &[DATA]),
-    ("agent", &[WORDS, "blob engine host replica wire"]),
+    ("agent", &[WORDS, "blob engine host replica transport wire"]),
     (
         "controller",
-        &[WORDS, "agent_client api blob datapath host replica wire"],
+        &[
+            WORDS,
+            "agent_client api azure blob datapath host replica transport wire",
+        ],
     ),
     ("lab", &[ALL_BELOW]),
     ("cli", &[ALL_BELOW]),
@@ -52,7 +59,10 @@ const LAYERS: &[(&str, &[&str])] = &[
 /// Crates, and the only places in `src` that know them.
 const KNOWN_ONLY_TO: &[(&str, &[&str])] = &[
     ("anyhow", &["cli"]),
-    ("azure_core azure_identity reqwest", &["azure", "blob"]),
+    (
+        "azure_core azure_identity reqwest",
+        &["azure", "blob", "transport"],
+    ),
     ("k8s_openapi kube", &["api", "cli", "controller", "lab"]),
     ("windows windows_sys", &["host/hyperv"]),
 ];

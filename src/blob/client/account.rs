@@ -11,11 +11,9 @@ use crate::blob::answer::{AccountInformation, ContainerProperties, ListPage, Ser
 use crate::blob::client::container::{ContainerClient, found};
 use crate::blob::client::{Client, Options, account_calls, read};
 use crate::blob::credential::sas::{self, Grant};
-use crate::blob::credential::token::Tokens;
 use crate::blob::credential::{AccountKey, Credential, RenewableSas};
 use crate::blob::endpoint::Endpoint;
 use crate::blob::error::{Error, Kind, Operation};
-use crate::blob::http::Http;
 use crate::blob::names::{self, Invalid};
 use crate::blob::parameters::Permissions;
 use crate::blob::xml;
@@ -23,6 +21,11 @@ use crate::blob::xml::service::DelegationKey;
 use crate::blob::{Account, Container, Result};
 use crate::report::Code;
 use crate::secret::SasToken;
+use crate::transport::http::Http;
+use crate::transport::token::Tokens;
+
+/// The audience of blob storage, the same in every cloud.
+const SCOPE: &str = "https://storage.azure.com/.default";
 
 /// A token would go over plain http, where anybody on the way could take it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -64,7 +67,7 @@ impl AccountClient {
         if !endpoint.is_secure() {
             return Err(PlainToken { endpoint });
         }
-        let credential = Credential::Token(Arc::new(Tokens::of(identity)));
+        let credential = Credential::Token(Arc::new(Tokens::of(identity, SCOPE)));
         Ok(AccountClient::of(Client::new(
             http, endpoint, credential, options,
         )))

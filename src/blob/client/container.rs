@@ -13,13 +13,13 @@ use crate::blob::client::{Client, Options, Reply, blob_calls, page_calls, read};
 use crate::blob::credential::{Credential, RenewableSas};
 use crate::blob::endpoint::Endpoint;
 use crate::blob::error::{Error, Kind, Operation};
-use crate::blob::http::Http;
 use crate::blob::names::{BlobRef, BlockId, ETag, Invalid, SequenceNumber, SnapshotId};
 use crate::blob::parameters::{
     Condition, CopySource, DeleteSnapshots, Include, LeaseAction, Metadata, PutOptions,
 };
 use crate::blob::xml;
 use crate::blob::{Container, Result};
+use crate::transport::http::Http;
 use crate::units::ByteRange;
 
 /// A container of a storage account.

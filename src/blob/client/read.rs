@@ -11,11 +11,11 @@ use crate::blob::answer::{
     Leased, Properties, Stored,
 };
 use crate::blob::date;
-use crate::blob::http::{Answer, content_length};
 use crate::blob::names::{SequenceNumber, SnapshotId};
 use crate::blob::parameters::Metadata;
 use crate::blob::xml::listing::blob_kind;
 use crate::blob::xml::{Malformed, number};
+use crate::transport::http::{Answer, content_length};
 use crate::units::{ByteRange, to_u64};
 
 pub(crate) fn stored(answer: &Answer) -> Result<Stored, Malformed> {

@@ -11,12 +11,13 @@ use crate::blob::client::{CRC64, Client, Prepared};
 use crate::blob::credential::{Credential, shared_key};
 use crate::blob::date;
 use crate::blob::error::{Error, Kind, Operation, classify};
-use crate::blob::http::{Answer, Broken, exchange};
 use crate::blob::names::Invalid;
 use crate::blob::pacer::Pace;
 use crate::blob::xml::Malformed;
 use crate::report;
 use crate::secret::SasToken;
+use crate::transport::http::{Answer, Broken, exchange};
+use crate::transport::token::Why;
 use crate::units::to_u64;
 
 /// The service puts it on every answer to a change, and a proxy that answers in its place on none.
@@ -153,7 +154,10 @@ impl<'a> Sending<'a> {
             }
             Credential::Token(tokens) => {
                 let token = tokens.get(now).await.map_err(|none| {
-                    let error = self.error(none.kind);
+                    let error = self.error(match none.why {
+                        Why::Refused => Kind::Unauthorized,
+                        Why::Unavailable => Kind::TokenUnavailable,
+                    });
                     match none.source {
                         Some(source) => error.because(source),
                         None => error,

@@ -1,17 +1,11 @@
 //! From an answer's status and error code to a kind of error. Pure; the codes are the service's own (Common REST API
 //! error codes; Blob Storage error codes).
 
-use std::time::Duration;
-
 use http::{HeaderMap, StatusCode};
 
-use crate::blob::error::{Kind, Refusal};
+use crate::blob::error::Kind;
 use crate::blob::xml;
-
-/// A message of the service is cut here: it is for one line of a log.
-const MESSAGE_MAX: usize = 300;
-/// Error codes and request ids are short; a proxy's header of the same name may not be.
-const CODE_MAX: usize = 80;
+use crate::transport::refusal::{CODE_MAX, MESSAGE_MAX, Refusal, retry_after, shorten};
 
 /// By which right a request was sent, as far as it changes what a refusal means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +31,7 @@ pub fn refusal(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Refusal 
             .message
             .and_then(|message| message.lines().next().map(str::to_owned))
             .map(|line| shorten(&line, MESSAGE_MAX)),
-        retry_after: retry_after(&header),
+        retry_after: retry_after(headers),
     }
 }
 
@@ -81,25 +75,10 @@ const fn refused_right(right: Right) -> Kind {
     }
 }
 
-/// `x-ms-retry-after-ms`, or `Retry-After` in seconds. Its other form, a date, is not used by the service.
-fn retry_after<'a>(header: &impl Fn(&str) -> Option<&'a str>) -> Option<Duration> {
-    let number = |name| header(name).and_then(|text| text.trim().parse::<u32>().ok());
-    number("x-ms-retry-after-ms")
-        .map(|milliseconds| Duration::from_millis(u64::from(milliseconds)))
-        .or_else(|| number("retry-after").map(|seconds| Duration::from_secs(u64::from(seconds))))
-}
-
-fn shorten(text: &str, max: usize) -> String {
-    text.chars()
-        .filter(|c| !c.is_control())
-        .take(max)
-        .collect::<String>()
-        .trim()
-        .to_owned()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn said(status: u16, code: &str) -> Refusal {

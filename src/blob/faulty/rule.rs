@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::blob::error::{Error, Kind, Operation, Refusal};
+use crate::blob::error::{Error, Kind, Operation};
 use crate::blob::faulty::gate::Gate;
+use crate::transport::refusal::Refusal;
 
 /// One kind of trouble.
 #[derive(Clone, Debug)]

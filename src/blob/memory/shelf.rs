@@ -10,9 +10,10 @@ use crate::blob::answer::{
     BlobKind, Got, LeaseState, ListPage, Listed, PageKind, PageRange, PageRanges, Properties,
     Stored,
 };
-use crate::blob::error::{Error, Kind, Operation, Refusal};
+use crate::blob::error::{Error, Kind, Operation};
 use crate::blob::names::{BlobRef, BlockId, ETag, SequenceNumber, SnapshotId};
 use crate::blob::parameters::{Condition, DeleteSnapshots, Include, Metadata, PutOptions};
+use crate::transport::refusal::Refusal;
 use crate::units::{ByteRange, Clock, SECTOR, to_u64, to_usize};
 
 /// Items of one page of a listing: few, so that every reader of lists meets more than one.

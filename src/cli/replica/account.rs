@@ -8,13 +8,13 @@ use anyhow::{Context as _, bail};
 
 use crate::blob::client::Options;
 use crate::blob::client::account::AccountClient;
-use crate::blob::credential::identity::{Cloud, Identity};
 use crate::blob::credential::{AccountKey, RenewableSas};
 use crate::blob::endpoint::Endpoint;
-use crate::blob::http::Http;
 use crate::cli::replica::Opened;
 use crate::replica::names::Prefix;
 use crate::secret::{SasToken, Secret};
+use crate::transport::http::Http;
+use crate::transport::identity::{Cloud, Identity};
 
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Storage account")]

@@ -14,15 +14,15 @@ use rcgen::generate_simple_self_signed;
 use site_recovery::blob::client::account::AccountClient;
 use site_recovery::blob::client::container::ContainerClient;
 use site_recovery::blob::credential::RenewableSas;
-use site_recovery::blob::credential::identity::{Cloud, Identity};
 use site_recovery::blob::endpoint::Endpoint;
-use site_recovery::blob::http::Http;
 use site_recovery::blob::names::BlobRef;
 use site_recovery::blob::parameters::{Include, Permissions, PutOptions};
 use site_recovery::blob::{Account, Container, Kind};
 use site_recovery::lab::azurite::{self, Azurite, Certificate};
 use site_recovery::report::{self, Code};
 use site_recovery::secret::{SasToken, Secret};
+use site_recovery::transport::http::Http;
+use site_recovery::transport::identity::{Cloud, Identity};
 use tempfile::TempDir;
 
 use crate::blob::emulator::{self, command, impatient, unique};

@@ -14,6 +14,7 @@ use azure_identity::{ClientSecretCredential, ClientSecretCredentialOptions};
 
 use super::*;
 
+const SCOPE: &str = "https://storage.azure.com/.default";
 const ID: &str = "ab1f708d-50f6-404c-a006-d71b2ac7a606";
 
 /// A token service that always says the same.
@@ -46,7 +47,9 @@ async fn asked(status: u16, body: &'static str) -> Result<Arc<AccessToken>, NoTo
     };
     let secret = Secret::new("hunter2".to_owned());
     let credential = ClientSecretCredential::new(ID, ID.to_owned(), secret, Some(options)).unwrap();
-    Tokens::of(credential).get(Timestamp::UNIX_EPOCH).await
+    Tokens::of(credential, SCOPE)
+        .get(Timestamp::UNIX_EPOCH)
+        .await
 }
 
 #[tokio::test]
@@ -54,16 +57,16 @@ async fn an_identity_that_is_refused_is_told_from_a_service_that_fails() {
     let refused =
         r#"{"error":"invalid_client","error_description":"AADSTS7000215","error_codes":[7000215]}"#;
     for (status, body, expected) in [
-        (401, refused, Kind::Unauthorized),
-        (400, refused, Kind::Unauthorized),
-        (429, "{}", Kind::TokenUnavailable),
-        (500, "{}", Kind::TokenUnavailable),
-        (503, "{}", Kind::TokenUnavailable),
-        (502, "<html>Bad Gateway</html>", Kind::TokenUnavailable),
-        (200, "<html>Welcome</html>", Kind::TokenUnavailable),
+        (401, refused, Why::Refused),
+        (400, refused, Why::Refused),
+        (429, "{}", Why::Unavailable),
+        (500, "{}", Why::Unavailable),
+        (503, "{}", Why::Unavailable),
+        (502, "<html>Bad Gateway</html>", Why::Unavailable),
+        (200, "<html>Welcome</html>", Why::Unavailable),
     ] {
         let none = asked(status, body).await.err().unwrap();
-        assert_eq!(none.kind, expected, "{status} {body}");
+        assert_eq!(none.why, expected, "{status} {body}");
     }
     let token = r#"{"token_type":"Bearer","expires_in":3600,"access_token":"t"}"#;
     assert_eq!(asked(200, token).await.ok().unwrap().token.secret(), "t");
@@ -98,13 +101,13 @@ async fn a_token_is_used_to_its_end_when_no_new_one_can_be_had() {
         outage(),
         outage(),
     ];
-    let tokens = Tokens::of(Arc::new(Scripted(Mutex::new(script.into()))));
+    let tokens = Tokens::of(Arc::new(Scripted(Mutex::new(script.into()))), SCOPE);
     let at = |second| Timestamp::from_second(second).unwrap();
 
     assert!(tokens.get(at(0)).await.is_ok());
     assert_eq!(tokens.get(at(999)).await.ok().unwrap().token.secret(), "t");
     let none = tokens.get(at(1000)).await.err().unwrap();
-    assert_eq!(none.kind, Kind::TokenUnavailable);
+    assert_eq!(none.why, Why::Unavailable);
 }
 
 #[tokio::test(start_paused = true)]
@@ -121,8 +124,8 @@ async fn a_token_service_that_hangs_is_given_up() {
             std::future::pending().await
         }
     }
-    let none = Tokens::of(Arc::new(Hanging))
+    let none = Tokens::of(Arc::new(Hanging), SCOPE)
         .get(Timestamp::UNIX_EPOCH)
         .await;
-    assert_eq!(none.err().unwrap().kind, Kind::TokenUnavailable);
+    assert_eq!(none.err().unwrap().why, Why::Unavailable);
 }

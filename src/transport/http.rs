@@ -1,15 +1,15 @@
 //! One exchange with the service over HTTP: bounded in time and size, without retries, redirects or cookies.
 //!
-//! A process makes one [`Http`] and shares it, so that connections are reused over accounts and containers.
+//! A process makes one [`Http`] and shares it, so that connections are reused over accounts, containers and subscriptions.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Method, StatusCode};
 use reqwest::{Client, Request, Response};
 
-use crate::blob::buffers::Buffer;
-use crate::blob::names;
+use crate::buffers::Buffer;
 use crate::report::Code;
 use crate::units::{MIB, to_u64, to_usize};
 
@@ -31,7 +31,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(30);
 /// Idle connections are dropped before the service and the load balancers in front of it do (four minutes).
 const IDLE: Duration = Duration::from_secs(90);
 /// Memory taken at once on the strength of an announced length; beyond it, as bytes arrive.
-const RESERVED_MAX: u64 = names::PUT_MAX;
+const RESERVED_MAX: u64 = 256 * MIB;
 /// Of an error's body no more is read: it is one message.
 const ERROR_BODY_MAX: u64 = 64 << 10;
 
@@ -52,7 +52,7 @@ impl SetupError {
     }
 }
 
-/// The process's connections to storage accounts. Cheap to clone.
+/// The process's connections to Azure. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Http {
     routed: Client,
@@ -203,6 +203,15 @@ async fn next_chunk(response: &mut Response) -> Result<Option<Bytes>, Broken> {
 pub(crate) fn content_length(headers: &HeaderMap) -> Option<u64> {
     let text = headers.get(http::header::CONTENT_LENGTH)?.to_str().ok()?;
     text.parse().ok()
+}
+
+/// `host` as a URL has it: a name, an IPv4 address, or an IPv6 address in brackets.
+pub(crate) fn is_loopback(host: &str) -> bool {
+    let address = host.trim_start_matches('[').trim_end_matches(']');
+    match address.parse::<IpAddr>() {
+        Ok(address) => address.is_loopback(),
+        Err(_) => host == "localhost",
+    }
 }
 
 /// The URL is dropped from the error, because its query may hold a signature.

@@ -16,9 +16,9 @@ use azure_identity::{
     WorkloadIdentityCredential, WorkloadIdentityCredentialOptions,
 };
 
-use crate::blob::http::Http;
 use crate::report::Code;
 use crate::secret::Secret;
+use crate::transport::http::Http;
 
 /// An identity that cannot be used as it is described.
 #[derive(Debug, thiserror::Error)]
