@@ -151,7 +151,16 @@ impl Tools {
     /// # Errors
     /// If Python is missing, too old or without `venv`, or the installation fails.
     pub fn python(&self) -> Result<PathBuf, Error> {
-        python::environment(&self.cache)
+        python::environment(&self.cache, &python::STORAGE)
+    }
+
+    /// A Python that has Azure's own clients of Resource Manager (`azure-mgmt-compute`, `-network`, `-resource`), and
+    /// `jsonschema`, in a virtual environment.
+    ///
+    /// # Errors
+    /// If Python is missing, too old or without `venv`, or the installation fails.
+    pub fn python_management(&self) -> Result<PathBuf, Error> {
+        python::environment(&self.cache, &python::MANAGEMENT)
     }
 
     /// Installs those of the Debian packages that are missing, as root or through a `sudo` that asks nothing.

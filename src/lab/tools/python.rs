@@ -1,4 +1,5 @@
-//! A virtual environment with Azure's own storage client for Python: a judge of page blobs that is not ours.
+//! Virtual environments with Azure's own clients for Python: judges that are not ours, of page blobs and of what stands
+//! for Azure Resource Manager.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -8,9 +9,31 @@ use crate::lab::tools::debian;
 use crate::lab::tools::error::Error;
 use crate::lab::tools::installation::{Installation, Prerequisite};
 
-/// Every package that goes in, with its sums.
-const REQUIREMENTS: &str = include_str!("python/requirements.txt");
-const CLIENT_VERSION: &str = "12.31.1";
+/// An environment: every package that goes in, with its sums, and what says its version.
+pub(super) struct Environment {
+    name: &'static str,
+    requirements: &'static str,
+    version: &'static str,
+    module: &'static str,
+    work: &'static str,
+}
+
+/// `azure-storage-blob`.
+pub(super) const STORAGE: Environment = Environment {
+    name: "python",
+    requirements: include_str!("python/requirements.txt"),
+    version: "12.31.1",
+    module: "azure.storage.blob",
+    work: "installing azure-storage-blob from PyPI",
+};
+/// `azure-mgmt-compute`, `-network` and `-resource`, and `jsonschema`.
+pub(super) const MANAGEMENT: Environment = Environment {
+    name: "python-management",
+    requirements: include_str!("python/management.txt"),
+    version: "39.0.0",
+    module: "azure.mgmt.compute",
+    work: "installing azure-mgmt-compute, -network, -resource and jsonschema from PyPI",
+};
 const INTERPRETER: &str = "bin/python";
 
 const PYTHON: Prerequisite = Prerequisite {
@@ -25,14 +48,14 @@ const CHECK: &str =
 ///
 /// # Errors
 /// If Python is missing, too old or without `venv`, or the installation fails.
-pub(super) fn environment(cache: &Cache) -> Result<PathBuf, Error> {
+pub(super) fn environment(cache: &Cache, wanted: &Environment) -> Result<PathBuf, Error> {
     let item = Item {
-        name: "python",
-        version: CLIENT_VERSION,
-        inputs: &[REQUIREMENTS],
+        name: wanted.name,
+        version: wanted.version,
+        inputs: &[wanted.requirements],
         // The interpreter is a link to the machine's: it is missing when that one is gone.
         expected: &[INTERPRETER, "pyvenv.cfg"],
-        work: "installing azure-storage-blob from PyPI",
+        work: wanted.work,
         takes: "seconds",
     };
     let folder = cache.obtain(&item, |installation| {
@@ -44,7 +67,7 @@ pub(super) fn environment(cache: &Cache) -> Result<PathBuf, Error> {
                 .args(["-m", "venv"])
                 .arg(&folder),
         )?;
-        installation.write("requirements.txt", REQUIREMENTS)?;
+        installation.write("requirements.txt", wanted.requirements)?;
         // Called as a module: the scripts in `bin` remember this folder, which is about to be renamed.
         installation.run(
             Command::new(folder.join(INTERPRETER))
@@ -57,10 +80,11 @@ pub(super) fn environment(cache: &Cache) -> Result<PathBuf, Error> {
                 ])
                 .arg(&requirements),
         )?;
-        let version = "import azure.storage.blob as client; print(client.__version__)";
+        let module = wanted.module;
+        let version = format!("import {module} as client; print(client.__version__)");
         installation.check_version(
-            Command::new(folder.join(INTERPRETER)).args(["-c", version]),
-            CLIENT_VERSION,
+            Command::new(folder.join(INTERPRETER)).args(["-c", &version]),
+            wanted.version,
         )
     })?;
     Ok(folder.join(INTERPRETER))
