@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::durable;
 use crate::lab::arm::admission::Throttle;
 use crate::lab::arm::faults::Faults;
-use crate::lab::arm::jobs::{self, Job};
+use crate::lab::arm::jobs::{self, Job, State};
 use crate::lab::arm::refusal::{Refusable, Refusal};
 use crate::lab::arm::route::{Route, key, route};
 use crate::lab::arm::{Error, Options, content, import};
@@ -30,6 +30,8 @@ use crate::units::ByteRange;
 
 /// Requests that are remembered for whoever asks.
 const JOURNAL_MAX: usize = 20_000;
+/// Operations that are remembered.
+const JOBS_MAX: usize = 5000;
 
 /// A resource, as it is answered and what is known of it besides.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -122,8 +124,26 @@ impl Inner {
     }
 
     pub(crate) fn put_job(&mut self, job: Job) -> Refusable<()> {
+        if self.jobs.len() >= JOBS_MAX && !self.jobs.contains_key(&job.id) {
+            self.forget()?;
+        }
         self.write("operations", &job.id, &job)?;
         self.jobs.insert(job.id.clone(), job);
+        Ok(())
+    }
+
+    /// Azure forgets operations some time after they have ended; here the oldest half goes.
+    fn forget(&mut self) -> Refusable<()> {
+        let ended = self
+            .jobs
+            .values()
+            .filter(|job| job.state != State::InProgress);
+        let mut ended: Vec<(Timestamp, String)> =
+            ended.map(|job| (job.begun, job.id.clone())).collect();
+        ended.sort();
+        for (_, id) in &ended[..ended.len() / 2] {
+            self.remove_job(id)?;
+        }
         Ok(())
     }
 

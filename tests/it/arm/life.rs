@@ -1,13 +1,13 @@
 //! A machine's life: made of what exists, started, stopped, deleted; and what is left of it.
 
 use site_recovery::azure::Arm as _;
-use site_recovery::azure::body::Body;
+use site_recovery::azure::body::{Body, DeleteOption};
 use site_recovery::azure::id::ResourceKind;
 use site_recovery::azure::operation::{Action, Outcome};
 use site_recovery::azure::seen::Power;
 use site_recovery::units::ByteRange;
 
-use crate::arm::world::{World, adapter, group, public_address, resource, run};
+use crate::arm::world::{World, adapter, group, machine, public_address, resource, run};
 
 async fn power(world: &World, id: &site_recovery::azure::id::ResourceId) -> Power {
     world.client.get(id).await.unwrap().unwrap().power()
@@ -47,6 +47,30 @@ async fn a_machine_is_made_stopped_started_and_deleted_and_its_disks_stay() {
     );
     let again = world.client.delete(&vm).await.unwrap();
     assert_eq!(world.finish(again).await, Outcome::Nothing);
+}
+
+#[tokio::test]
+async fn what_is_to_go_with_its_machine_goes_and_nothing_else() {
+    let world = World::with_storage().await;
+    let os = world.disk("os", &[0; 1 << 20], true).await;
+    let data = world.disk("data", &[0; 1 << 20], false).await;
+    let nic = world.adapter("nic").await;
+    let mut body = machine(&os, &[&data], &[&nic]);
+    body.properties.storage_profile.os_disk.delete_option = DeleteOption::Delete;
+    body.properties.network_profile.network_interfaces[0]
+        .properties
+        .delete_option = DeleteOption::Delete;
+    let vm = resource(ResourceKind::VirtualMachine, "vm1");
+    world
+        .create(&vm, Body::VirtualMachine(Box::new(body)))
+        .await;
+    let begun = world.client.delete(&vm).await.unwrap();
+    world.finish(begun).await;
+    let mut left = Vec::new();
+    for id in [&vm, &os, &data, &nic] {
+        left.extend(world.client.get(id).await.unwrap().map(|_| id.clone()));
+    }
+    assert_eq!(left, [data]);
 }
 
 #[tokio::test]
