@@ -93,6 +93,9 @@ impl Environment {
         let mut url = self.base.clone();
         url.set_path(path);
         url.query_pairs_mut().extend_pairs(query);
+        // A space is `+` in forms alone; a plus sign is encoded already.
+        let query = url.query().unwrap_or_default().replace('+', "%20");
+        url.set_query(Some(&query));
         url
     }
 
@@ -157,6 +160,14 @@ mod tests {
         }
         let long = format!("https://management.azure.com/{}", "x".repeat(URL_MAX));
         assert!(azure.admit(&long).is_none());
+    }
+
+    #[test]
+    fn a_filter_is_encoded_as_a_url_asks_for_and_not_as_a_form() {
+        let azure = Environment::of(&Cloud::Public).unwrap();
+        let url = azure.url("/x", &[("$filter", "tagValue eq 'a+b&c'".to_owned())]);
+        let expected = "https://management.azure.com/x?%24filter=tagValue%20eq%20%27a%2Bb%26c%27";
+        assert_eq!(url.as_str(), expected);
     }
 
     #[test]
