@@ -106,7 +106,7 @@ async fn mended(store: &Store, manifest: &Manifest) -> Result<(Manifest, Vec<Tab
 }
 
 /// The disks that a cycle may have written to which did not end, and the last sequence of it.
-fn unfinished(manifest: &Manifest) -> BTreeMap<DiskId, Sequence> {
+pub fn unfinished(manifest: &Manifest) -> BTreeMap<DiskId, Sequence> {
     let target = |(id, disk): (&DiskId, &crate::replica::manifest::ReplicaDisk)| {
         Some((id.clone(), disk.head.target()?))
     };
@@ -191,8 +191,8 @@ async fn put(
     part.finish().await.map(Some)
 }
 
-/// The manifest of the new chain.
-fn renewed(
+/// The manifest of the new chain, which begins behind `end`.
+pub fn renewed(
     manifest: &Manifest,
     chain: ChainId,
     end: Sequence,

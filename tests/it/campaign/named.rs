@@ -16,7 +16,8 @@ use site_recovery::report::Code;
 
 use super::schedule::{Play, perform};
 use super::verdict;
-use super::world::{Start, Weather};
+use super::weather::Weather;
+use super::world::Start;
 
 const KIB: usize = 1 << 10;
 const CHUNK: usize = 64 * KIB;

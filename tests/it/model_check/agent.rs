@@ -213,6 +213,10 @@ impl State {
                 return "finds a seal applied that it had listed".to_owned();
             };
             let seal = &found.value.seal;
+            if seal.chain != manifest.value.chain {
+                next = sequence + 1;
+                continue;
+            }
             if seal.prev != prev {
                 self.gap = true;
             }
@@ -246,7 +250,7 @@ impl State {
                     return Some("waits until all is applied".to_owned());
                 }
                 let (table, frozen) = (known(&view.manifest.value), pages(self.frozen[freeze]));
-                let differ = (0..2).filter(|page| table[*page] != frozen[*page]);
+                let differ = (0..2).filter(|page| table[*page] != Some(frozen[*page]));
                 let logs = differ.map(|page| (page, frozen[page])).collect();
                 let cursor = DiskCursor::Copied {
                     point: point.clone(),
@@ -260,6 +264,15 @@ impl State {
                 }
                 if self.here != Some(freeze) {
                     return Some(self.on(number, Event::PointLost));
+                }
+                let is_counted = match view.cursor.value.as_ref() {
+                    Some(DiskCursor::Tracking { cursor }) => freeze_of(cursor) == since,
+                    Some(DiskCursor::Copied { .. }) => true,
+                    Some(DiskCursor::Copying { .. }) | None => false,
+                };
+                if !is_counted && self.left.careless != Some(Careless::Count) {
+                    self.fail(number);
+                    return Some("finds that its cursor is not the sealed one".to_owned());
                 }
                 if since < self.lost {
                     return Some(self.on(number, Event::TrackingLost(vec![disk()])));
@@ -390,7 +403,12 @@ impl State {
             self.fail(number);
             return "finds that another's seal was applied in its place".to_owned();
         }
-        self.acknowledged.push(Keyed::new(id));
+        let careless = self.left.careless == Some(Careless::Chain);
+        if self.manifest.value.chain != found.value.seal.chain && !careless {
+            self.fail(number);
+            return "finds that its chain was retired".to_owned();
+        }
+        self.acknowledged.push((view.next, Keyed::new(id)));
         match phase {
             Phase::Copying { .. } => self.on(number, Event::Copied),
             _ => {

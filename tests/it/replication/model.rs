@@ -102,6 +102,13 @@ impl Model {
             .extend(blocks);
     }
 
+    /// A disk has so many more bytes, which are zero.
+    pub(crate) fn grow(&self, disk: usize, by: usize) {
+        let mut state = self.lock();
+        let content = state.disks.get_mut(&slot(disk)).unwrap();
+        content.resize(content.len() + by, 0);
+    }
+
     /// What a disk holds now.
     pub(crate) fn content(&self, disk: usize) -> Vec<u8> {
         self.lock().disks[&slot(disk)].clone()
