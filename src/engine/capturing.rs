@@ -100,6 +100,7 @@ impl Engine {
             part: None,
         };
         if record.changed() == 0
+            && !has_resized(&record, &ledger)
             && !course.asked
             && record.barrier.consistency == seal::Consistency::Crash
             && self.is_tracking(&ledger)
@@ -211,6 +212,14 @@ impl Engine {
             Err(error) => Err(error.into()),
         }
     }
+}
+
+/// Whether a disk has another size than its replica, which a point has to have, too.
+fn has_resized(record: &Record, ledger: &Ledger) -> bool {
+    let replicated = &ledger.manifest().disks;
+    let size = |id| replicated.get(id).map(|disk| disk.size);
+    let mut disks = record.disks.iter();
+    disks.any(|disk| size(&disk.disk) != Some(disk.size))
 }
 
 /// Whether all that was sealed ends where changes are counted from. Else another has sealed since, or began a new chain.

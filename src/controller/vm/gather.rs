@@ -112,8 +112,12 @@ pub async fn gather(
     if matches!(view, step::Site::NotOurs(_)) {
         storage::let_go(context, memory);
     }
+    if retries::see_site(memory, handle.as_ref().map(|handle| handle.fingerprint))
+        && let Some((replica, _)) = &memory.attached
+    {
+        context.datapath.retry(replica);
+    }
     if let Some(handle) = &handle {
-        retries::see_credentials(memory, handle);
         let record = handle.record(name).map(|held| held.value);
         memory.record = record.filter(|record| !record.is_erased());
     }

@@ -35,6 +35,8 @@ pub struct VmMemory {
     pub failing: Failing,
     /// Whether attempts that a restart interrupted were taken up.
     pub resumed: bool,
+    /// Whether the site could not be used at the last look.
+    pub site_was_away: bool,
     /// What the site's account was opened with at the last look.
     pub credentials: Option<blake3::Hash>,
     /// A digest of the machine at the last look.
@@ -55,12 +57,30 @@ pub struct VmMemory {
     /// the times at which things happened.
     pub turn: Turn,
     pub pending: Option<Box<ProtectedVMStatus>>,
+    /// The newest recovery point when one was asked for, until a newer one was written: somebody waits for it.
+    pub awaited: Option<Awaited>,
     /// Whether it was said that the deletion waits for the site.
     pub said_waiting: bool,
     /// Writes of the status that failed in a row.
     pub unwritten: Unwritten,
     /// The generation of the spec that was looked at last.
     pub generation: Option<i64>,
+}
+
+/// A recovery point that was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Awaited {
+    /// The one that was the newest then.
+    pub before: Option<String>,
+}
+
+impl Awaited {
+    /// Whether `status` tells of a newer one.
+    pub fn came(&self, status: &ProtectedVMStatus) -> bool {
+        let points = status.recovery_points.as_ref();
+        let newest = points.and_then(|points| points.latest.as_ref());
+        newest.is_some_and(|newest| Some(&newest.id) != self.before.as_ref())
+    }
 }
 
 /// A comparison that an agent was told to make.
@@ -148,6 +168,28 @@ impl Unwritten {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::time::Time;
+    use crate::api::vm_status::{RecoveryPointStatus, RecoveryPointsStatus};
+
+    #[test]
+    fn a_point_that_was_asked_for_came_when_another_is_the_newest() {
+        let newest = |id: &str| ProtectedVMStatus {
+            recovery_points: Some(RecoveryPointsStatus {
+                latest: Some(RecoveryPointStatus {
+                    id: id.to_owned(),
+                    time: Time::from(Timestamp::UNIX_EPOCH),
+                    consistency: "Crash".to_owned(),
+                }),
+                ..RecoveryPointsStatus::default()
+            }),
+            ..ProtectedVMStatus::default()
+        };
+        let before = Some("first".to_owned());
+        let awaited = Awaited { before };
+        assert!(!awaited.came(&ProtectedVMStatus::default()));
+        assert!(!awaited.came(&newest("first")));
+        assert!(awaited.came(&newest("second")));
+    }
 
     #[test]
     fn a_status_that_cannot_be_written_is_tried_less_and_less_often() {

@@ -58,7 +58,7 @@ pub async fn perform(
             relate(gathered, context, memory, site, found).await
         }
         (Step::Start, _, Some(found)) => start(gathered, found).await,
-        (Step::Synchronize, _, Some(found)) => asked::synchronize(gathered, found).await,
+        (Step::Synchronize, _, Some(found)) => asked::synchronize(gathered, memory, found).await,
         (Step::StartChain, _, _) => asked::start_chain(gathered, context, memory),
         (Step::Resynchronize, _, Some(found)) => {
             asked::resynchronize(gathered, context, memory, found).await

@@ -3,7 +3,8 @@
 //! ```text
 //! failed ──1, 2, 4, 8, 10 minutes, then every 30──► tried again          (status.retry: it survives a restart)
 //!    └─ needs a human ──every 30 minutes, or when the machine changed──► its cause is looked at again
-//! begins anew: the spec changed · the credentials changed · another token of siterecovery.dev/retry
+//! begins anew: the spec changed · the credentials changed · its site is usable again · another token of
+//! siterecovery.dev/retry
 //! ```
 //! What failed is not over because nobody can see for a while what the next step would be: its agent is not connected
 //! yet, say, when a restarted controller looks for the first time.
@@ -15,7 +16,6 @@ use jiff::Timestamp;
 
 use crate::api::time::Time;
 use crate::api::vm_status::{LastError, ProtectedVMStatus, Retry};
-use crate::controller::site::handle::SiteHandle;
 use crate::controller::vm::gather::Gathered;
 use crate::controller::vm::memory::VmMemory;
 use crate::controller::vm::report::SILENCE;
@@ -133,13 +133,19 @@ pub fn begin_anew(memory: &mut VmMemory) {
     memory.told = None;
 }
 
-/// Begins anew if the site's credentials are others than those that were tried.
-pub fn see_credentials(memory: &mut VmMemory, handle: &SiteHandle) {
-    let before = memory.credentials.replace(handle.fingerprint);
-    if before.is_some_and(|before| before != handle.fingerprint) {
-        tracing::info!(site = %handle.name, "the site's credentials changed: what failed is tried again");
+/// Begins anew if the site is usable after it was not, or if its account is opened with other credentials than those that
+/// were tried, as `opened` says: whether the data path has to be woken, too, which has others' credentials at once.
+pub fn see_site(memory: &mut VmMemory, opened: Option<blake3::Hash>) -> bool {
+    let Some(opened) = opened else {
+        memory.site_was_away = true;
+        return false;
+    };
+    let back = std::mem::take(&mut memory.site_was_away);
+    let before = memory.credentials.replace(opened);
+    if back || before.is_some_and(|before| before != opened) {
         begin_anew(memory);
     }
+    back
 }
 
 /// Whether the machine is another than at the last look, or is back, so that what waits for a human may have been mended.
@@ -221,6 +227,23 @@ mod tests {
         resume(&mut memory, &status(READ_FENCE), Some(3), at(901));
         assert!(memory.reading.trouble().is_some() && memory.reading.wait().is_none());
         assert!(memory.failing.trouble().is_none());
+    }
+
+    #[test]
+    fn what_failed_begins_anew_when_the_site_is_usable_again_or_has_other_credentials() {
+        let (first, second) = (blake3::hash(b"first"), blake3::hash(b"second"));
+        let mut memory = VmMemory::default();
+        let mut tried = |opened| {
+            let fault = Fault::new(Code::StorageBusy, "503");
+            memory.failing.failed("Relate", fault, at(0));
+            let woken = see_site(&mut memory, opened);
+            (woken, memory.failing.trouble().is_none())
+        };
+        assert_eq!(tried(Some(first)), (false, false));
+        assert_eq!(tried(None), (false, false));
+        assert_eq!(tried(Some(first)), (true, true));
+        assert_eq!(tried(Some(first)), (false, false));
+        assert_eq!(tried(Some(second)), (false, true));
     }
 
     #[test]

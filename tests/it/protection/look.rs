@@ -1,5 +1,6 @@
 //! What people ask of a VM with kubectl, and what they see of it afterwards.
 
+use std::cell::RefCell;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -18,7 +19,7 @@ use site_recovery::replica::manifest::{Manifest, Point};
 use site_recovery::replica::names;
 use site_recovery::units::{ByteRange, MIB, to_usize};
 
-use super::world::{NAMESPACE, World, blocking, until};
+use super::world::{NAMESPACE, World, blocking, until, until_seen};
 
 impl World {
     pub(crate) async fn annotate(&self, kind: &str, name: &str, annotation: &str) {
@@ -84,18 +85,17 @@ impl World {
         (host, machine): (&Host, &str),
         places: &[&str],
     ) -> Manifest {
-        let mut looked = None;
-        let mut told = String::new();
-        until(&format!("a point of {vm} that is its source"), async || {
+        let (mut looked, seen) = (None, RefCell::default());
+        let what = || format!("a point of {vm} that is its source: {}", seen.borrow());
+        until_seen(what, async || {
             let status = self.status(vm).await;
             let replica = status.replica_id.as_ref()?;
             let manifest = self.manifest(replica).await?;
             let newest = manifest.points.last()?;
-            let now = format!("{:?} {:?}", status.state, status.resynchronization);
-            if told != now {
-                eprintln!("{vm} at {}: {now}", manifest.last_applied.sequence);
-                told = now;
-            }
+            *seen.borrow_mut() = format!(
+                "{looked:?} is not, {} is the newest; {:?} {:?}",
+                newest.id, status.state, status.resynchronization
+            );
             // What is written after a point brings another.
             if newest.disks.len() != places.len() || looked.as_ref() == Some(&newest.id) {
                 return None;
@@ -105,13 +105,7 @@ impl World {
                 let id = disk.replica_disk_id.parse().unwrap();
                 let size = newest.disks.get(&id)?.size;
                 let found = self.read_point(replica, newest, &id).await?;
-                let guest = read_guest(host, format!("{machine}/{place}"), size).await;
-                if let Some(at) = found
-                    .iter()
-                    .zip(&guest)
-                    .position(|(found, has)| found != has)
-                {
-                    eprintln!("point {} of {vm} is not {place} at byte {at}", newest.id);
+                if found != read_guest(host, format!("{machine}/{place}"), size).await {
                     looked = Some(newest.id.clone());
                     return None;
                 }

@@ -67,13 +67,21 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
 }
 
 /// Looks again and again until there is an answer.
-pub(crate) async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+pub(crate) async fn until<T>(what: &str, look: impl AsyncFnMut() -> Option<T>) -> T {
+    until_seen(|| what.to_owned(), look).await
+}
+
+/// Looks again and again until there is an answer; what there was instead is said at the end.
+pub(crate) async fn until_seen<T>(
+    what: impl Fn() -> String,
+    mut look: impl AsyncFnMut() -> Option<T>,
+) -> T {
     let begun = Instant::now();
     loop {
         if let Some(found) = look().await {
             return found;
         }
-        assert!(begun.elapsed() < PATIENCE, "waited in vain for {what}");
+        assert!(begun.elapsed() < PATIENCE, "waited in vain for {}", what());
         tokio::time::sleep(LOOK).await;
     }
 }

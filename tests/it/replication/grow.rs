@@ -11,7 +11,7 @@ use site_recovery::units::Sequence;
 
 use super::hand::{Hand, applied};
 use super::refused::{faulty, rule};
-use super::world::World;
+use super::world::{PATIENCE, World};
 
 const MIB: usize = 1 << 20;
 /// Neither whole chunks nor whole mebibytes.
@@ -148,4 +148,34 @@ async fn a_disk_that_has_shrunk_is_refused_with_a_remedy() {
     let points = world.manifest().await.points;
     assert!(world.read_point(&points[0], &hand.disk()).await == before);
     assert_ne!(worker.step().await.ok(), Some(Step::Applied));
+}
+
+/// An agent's life in which it takes a barrier, and all that it sealed: how many points there are then.
+async fn points_after_a_barrier(world: &World) -> usize {
+    let mut engine = world.start().await;
+    let taken = engine
+        .observed
+        .wait_for(|observed| observed.cycles.completed > 0);
+    let taken = tokio::time::timeout(PATIENCE, taken).await;
+    drop(taken.expect("a barrier is taken").unwrap());
+    drop(engine);
+    world.apply_all(&mut world.worker()).await;
+    world.manifest().await.points.len()
+}
+
+#[tokio::test]
+async fn a_disk_that_has_only_grown_has_its_new_size_in_the_next_point() {
+    let world = World::new(&[SMALL]).await;
+    world.model.write(0, 0, &[1; 8192]);
+    let points = points_after_a_barrier(&world).await;
+    // When nothing but its size changes until the next barrier
+    world.model.grow(0, LARGE - SMALL);
+    let grown = points_after_a_barrier(&world).await;
+    // Then that is another point, and the one after it is none.
+    assert_eq!(grown, points + 1);
+    world.assert_point_is_what_was_frozen().await;
+    let manifest = world.manifest().await;
+    let newest = manifest.points.last().unwrap();
+    assert!(newest.disks.values().all(|disk| disk.size == LARGE as u64));
+    assert_eq!(points_after_a_barrier(&world).await, grown);
 }

@@ -95,6 +95,9 @@ fn described(vm: &ProtectedVM) -> String {
             "; {}: {}",
             retry.last_error.code, retry.last_error.message
         ));
+        if let Some(next) = &retry.next_retry_time {
+            line.push_str(&format!("; tried again at {next}"));
+        }
     } else if let Some(ready) = status
         .conditions
         .iter()

@@ -3,6 +3,7 @@
 use std::io;
 use std::time::Instant;
 
+use crate::api::annotation;
 use crate::cli::output;
 use crate::lab::stage::Stage;
 
@@ -37,6 +38,14 @@ pub(super) fn next(story: &Story, stage: &Stage, namespace: &str) -> io::Result<
     let kubeconfig = stage.cluster.admin().kubeconfig().display();
     let kubectl = stage.cluster.kubectl();
     let kubectl = kubectl.get_program().to_string_lossy();
+    let folder = stage.folder().display();
+    let (endpoint, key) = (
+        stage.azurite.endpoint(),
+        stage.azurite.account().key.expose(),
+    );
+    let this = std::env::current_exe()?;
+    let this = this.display();
+    let sync_now = annotation::SYNC_NOW;
     story.say("Everything runs until Ctrl-C. In another terminal:")?;
     story.show(&format!(
         "export KUBECONFIG={kubeconfig}\n\
@@ -44,9 +53,18 @@ pub(super) fn next(story: &Story, stage: &Stage, namespace: &str) -> io::Result<
          kubectl get pvm --watch                       # the machines, as they change\n\
          kubectl describe pvm web                      # conditions, progress per disk, events\n\
          kubectl get hvsite berlin -o yaml             # the host, its agent, its volumes\n\
+         kubectl annotate pvm web {sync_now}=1         # a recovery point at once\n\
          kubectl delete pvm legacy                     # ends its replication, keeps the replica\n\
          kubectl explain protectedvm.spec --namespace {namespace}\n\
-         less {}/hosts/hv01/agent.log",
-        stage.folder().display()
+         less {folder}/hosts/hv01/agent.log"
+    ))?;
+    story.say("What is in the account is enough, without cluster and host:")?;
+    story.show(&format!(
+        "export SITE_RECOVERY_STORAGE_ENDPOINT={endpoint}\n\
+         export AZURE_STORAGE_KEY={key}\n\
+         alias site-recovery={this}\n\
+         site-recovery replica list {namespace}/web          # its recovery points\n\
+         site-recovery replica verify {namespace}/web\n\
+         site-recovery replica restore {namespace}/web -o {folder}/restored"
     ))
 }

@@ -3,7 +3,7 @@
 use crate::controller::context::Context;
 use crate::controller::vm::find::Found;
 use crate::controller::vm::gather::Gathered;
-use crate::controller::vm::memory::{Demanded, VmMemory};
+use crate::controller::vm::memory::{Awaited, Demanded, VmMemory};
 use crate::controller::vm::perform::{replica_of, unreachable};
 use crate::controller::vm::tokens::Ask;
 use crate::controller::vm::wishes::breaks_chain;
@@ -12,7 +12,11 @@ use crate::report::{Code, Fault};
 use crate::wire::{Command, Resynchronize, Synchronize};
 
 /// Has a barrier taken. Whoever repeats it names the same operation.
-pub(super) async fn synchronize(gathered: &Gathered, found: &Found) -> Result<(), Fault> {
+pub(super) async fn synchronize(
+    gathered: &Gathered,
+    memory: &mut VmMemory,
+    found: &Found,
+) -> Result<(), Fault> {
     let agent = found.state.agent().ok_or_else(|| unreachable(found))?;
     let replica = &replica_of(gathered)?.replica;
     let command = Command {
@@ -22,6 +26,13 @@ pub(super) async fn synchronize(gathered: &Gathered, found: &Found) -> Result<()
         body: Synchronize::default(),
     };
     agent.synchronize(replica, &command).await?;
+    let manifest = gathered
+        .datapath
+        .as_ref()
+        .and_then(|seen| seen.manifest.as_ref());
+    let newest = manifest.and_then(|manifest| manifest.points.last());
+    let before = newest.map(|point| point.id.to_string());
+    memory.awaited = Some(Awaited { before });
     Ok(())
 }
 
