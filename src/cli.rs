@@ -8,6 +8,7 @@ mod controller;
 mod crds;
 mod data_path;
 mod image;
+mod in_cluster;
 #[cfg(unix)]
 mod lab;
 mod log;

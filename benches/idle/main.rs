@@ -32,6 +32,8 @@ const NAMESPACE: &str = "default";
 const SITE: &str = "idle";
 /// First copies at the same time: the emulator is what limits them.
 const COPIES: u32 = 8;
+/// Nothing is written for so long once all that follows protection is.
+const SETTLED: Duration = Duration::from_secs(20);
 const PATIENCE: Duration = Duration::from_secs(30 * 60);
 
 /// Measure what protected machines cost while nothing happens.
@@ -81,6 +83,7 @@ async fn main() -> anyhow::Result<()> {
     let controller_id = controller.process.id();
     let agent_id = host.agent().context("the agent runs")?.id();
     let before = (process::usage(controller_id)?, process::usage(agent_id)?);
+    until_settled(&stage).await?;
     let mark = stage.cluster.mark()?;
     tokio::time::sleep(Duration::from_secs(60 * args.minutes)).await;
     let writes = stage.cluster.writes_since(mark).await?;
@@ -119,6 +122,20 @@ async fn main() -> anyhow::Result<()> {
     let others = ours.keys().any(|(_, resource)| *resource != "leases");
     anyhow::ensure!(!others, "something else than Leases was written");
     end(host)
+}
+
+/// Waits for what follows protection, such as the site's count of its machines, to be written.
+async fn until_settled(stage: &Stage) -> anyhow::Result<()> {
+    loop {
+        let mark = stage.cluster.mark()?;
+        tokio::time::sleep(SETTLED).await;
+        let writes = stage.cluster.writes_since(mark).await?;
+        let ours = by_user_and_resource(&writes).into_keys();
+        let mut ours = ours.filter(|(user, _)| user.starts_with("system:serviceaccount:"));
+        if ours.all(|(_, resource)| resource == "leases") {
+            return Ok(());
+        }
+    }
 }
 
 fn end(mut host: Host) -> anyhow::Result<()> {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::blob::http::Http;
 use crate::cli;
+use crate::cli::in_cluster::InCluster;
 use crate::controller::{self, Config};
 use crate::datapath::runner::{self, Role};
 use crate::shutdown;
@@ -26,30 +27,8 @@ pub(super) struct Args {
     /// The folder with tls.crt, tls.key and ca.crt of the gateway; read again when they change
     #[arg(long, value_name = "FOLDER", env = "SITE_RECOVERY_CERTIFICATES")]
     certificates: PathBuf,
-    /// Where /healthz, /readyz and /metrics are
-    #[arg(
-        long,
-        value_name = "ADDRESS",
-        default_value = "0.0.0.0:8080",
-        env = "SITE_RECOVERY_PROBES"
-    )]
-    probes: SocketAddr,
-    /// Watch only this namespace (repeat for more); none: all
-    #[arg(
-        long = "namespace",
-        value_name = "NAMESPACE",
-        env = "SITE_RECOVERY_NAMESPACES",
-        value_delimiter = ','
-    )]
-    namespaces: Vec<String>,
-    /// A namespace whose sites may use the controller's own Azure identity (repeat for more)
-    #[arg(
-        long = "ambient-identity-namespace",
-        value_name = "NAMESPACE",
-        env = "SITE_RECOVERY_AMBIENT_IDENTITY_NAMESPACES",
-        value_delimiter = ','
-    )]
-    ambient_namespaces: Vec<String>,
+    #[command(flatten)]
+    in_cluster: InCluster,
     /// The namespace of the Lease that elects the leader
     #[arg(
         long,
@@ -104,10 +83,10 @@ async fn configured(args: Args) -> anyhow::Result<Config> {
     tls.check()?;
     Ok(Config {
         client,
-        namespaces: args.namespaces,
-        ambient_namespaces: args.ambient_namespaces,
+        namespaces: args.in_cluster.namespaces,
+        ambient_namespaces: args.in_cluster.ambient_namespaces,
         gateway: cli::listen("agents", args.gateway).await?,
-        probes: cli::listen("probes", args.probes).await?,
+        probes: cli::listen("probes", args.in_cluster.probes).await?,
         tls,
         http: Http::new(&[])?,
         lease_namespace: args.lease_namespace,

@@ -1,11 +1,11 @@
 //! `site-recovery data-path`.
 
-use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use crate::blob::http::Http;
 use crate::cli;
+use crate::cli::in_cluster::InCluster;
 use crate::controller::workers::{self, Config};
 use crate::datapath::runner;
 use crate::shutdown;
@@ -13,30 +13,8 @@ use crate::units::SystemClock;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Where /healthz, /readyz and /metrics are
-    #[arg(
-        long,
-        value_name = "ADDRESS",
-        default_value = "0.0.0.0:8080",
-        env = "SITE_RECOVERY_PROBES"
-    )]
-    probes: SocketAddr,
-    /// Watch only this namespace (repeat for more); none: all
-    #[arg(
-        long = "namespace",
-        value_name = "NAMESPACE",
-        env = "SITE_RECOVERY_NAMESPACES",
-        value_delimiter = ','
-    )]
-    namespaces: Vec<String>,
-    /// A namespace whose sites may use this process's own Azure identity (repeat for more)
-    #[arg(
-        long = "ambient-identity-namespace",
-        value_name = "NAMESPACE",
-        env = "SITE_RECOVERY_AMBIENT_IDENTITY_NAMESPACES",
-        value_delimiter = ','
-    )]
-    ambient_namespaces: Vec<String>,
+    #[command(flatten)]
+    in_cluster: InCluster,
     /// The namespace of the workers' Leases
     #[arg(
         long,
@@ -66,9 +44,9 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
         let shutdown = shutdown::on_signal()?;
         let config = Config {
             client: cli::cluster().await?,
-            namespaces: args.namespaces,
-            ambient_namespaces: args.ambient_namespaces,
-            probes: cli::listen("probes", args.probes).await?,
+            namespaces: args.in_cluster.namespaces,
+            ambient_namespaces: args.in_cluster.ambient_namespaces,
+            probes: cli::listen("probes", args.in_cluster.probes).await?,
             http: Http::new(&[])?,
             lease_namespace: args.lease_namespace,
             group: args.group,

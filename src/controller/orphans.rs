@@ -127,7 +127,7 @@ async fn end_unwanted(handle: &SiteHandle, host: &HostState) {
 /// Whether the host says that it has the machine, or has not said which it has.
 fn has(host: &HostState, vm: &VmId) -> bool {
     let listed = host.observed.machines.as_ref();
-    listed.is_none_or(|listed| listed.machines.iter().any(|machine| machine.id == *vm))
+    listed.is_none_or(|listed| listed.with_id(vm.as_str()).next().is_some())
 }
 
 /// The generation in which a replication may be ended by the owner of `term`, if it may be: its replica is retained, or

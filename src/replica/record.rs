@@ -52,6 +52,26 @@ pub struct Condemned {
 }
 
 impl Record {
+    /// That the VM of this id and name has this replica from now on.
+    pub fn new(
+        object: ObjectName,
+        replica: ReplicaId,
+        (vm, vm_name): (VmId, String),
+        created: Timestamp,
+    ) -> Self {
+        Record {
+            object,
+            replica,
+            vm,
+            vm_name,
+            former_vms: Vec::new(),
+            rebound: None,
+            created,
+            retained: false,
+            condemned: None,
+        }
+    }
+
     /// Whether the record only tells that there was a replica.
     pub fn is_erased(&self) -> bool {
         self.condemned

@@ -219,17 +219,15 @@ mod tests {
     use crate::units::{Generation, SystemClock};
 
     fn record(replica: u128) -> Record {
-        Record {
-            object: ObjectName::new("dr", "web").unwrap(),
-            replica: ReplicaId::from_random(replica),
-            vm: "0f8fad5b-d9cb-469f-a165-70867728950e".parse().unwrap(),
-            vm_name: "web".to_owned(),
-            former_vms: Vec::new(),
-            rebound: None,
-            created: Timestamp::UNIX_EPOCH,
-            retained: false,
-            condemned: None,
-        }
+        Record::new(
+            ObjectName::new("dr", "web").unwrap(),
+            ReplicaId::from_random(replica),
+            (
+                "0f8fad5b-d9cb-469f-a165-70867728950e".parse().unwrap(),
+                "web".to_owned(),
+            ),
+            Timestamp::UNIX_EPOCH,
+        )
     }
 
     /// The record as a step writes it: another one at each attempt.

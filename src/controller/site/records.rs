@@ -76,17 +76,12 @@ mod tests {
     const OTHER: &str = "1f8fad5b-d9cb-469f-a165-70867728950e";
 
     async fn held(name: &str, replica: u128, vm: &str) -> Held<Record> {
-        let record = Record {
-            object: ObjectName::new("dr", name).unwrap(),
-            replica: ReplicaId::from_random(replica),
-            vm: vm.parse().unwrap(),
-            vm_name: name.to_owned(),
-            former_vms: Vec::new(),
-            rebound: None,
-            created: SystemClock.now(),
-            retained: false,
-            condemned: None,
-        };
+        let record = Record::new(
+            ObjectName::new("dr", name).unwrap(),
+            ReplicaId::from_random(replica),
+            (vm.parse().unwrap(), name.to_owned()),
+            SystemClock.now(),
+        );
         let container = MemoryContainer::new("site", Arc::new(SystemClock));
         documents::create(&container, "record", record)
             .await

@@ -111,17 +111,12 @@ async fn record(
             retained: false,
             ..record.clone()
         },
-        None => Record {
-            object: name.clone(),
-            replica: ReplicaId::from_random(random()),
-            vm: found.machine.id.clone(),
-            vm_name: found.machine.name.clone(),
-            former_vms: Vec::new(),
-            rebound: None,
-            created: context.clock.now(),
-            retained: false,
-            condemned: None,
-        },
+        None => Record::new(
+            name.clone(),
+            ReplicaId::from_random(random()),
+            (found.machine.id.clone(), found.machine.name.clone()),
+            context.clock.now(),
+        ),
     };
     tracing::info!(vm = %name, replica = %record.replica, "records the replica");
     site.keep_record(record).await

@@ -87,17 +87,12 @@ mod tests {
     }
 
     fn record(vm: usize) -> Record {
-        Record {
-            object: ObjectName::new("n", "web").unwrap(),
-            replica: ReplicaId::from_random(1),
-            vm: id(vm),
-            vm_name: "web".to_owned(),
-            former_vms: Vec::new(),
-            rebound: None,
-            created: Timestamp::UNIX_EPOCH,
-            retained: false,
-            condemned: None,
-        }
+        Record::new(
+            ObjectName::new("n", "web").unwrap(),
+            ReplicaId::from_random(1),
+            (id(vm), "web".to_owned()),
+            Timestamp::UNIX_EPOCH,
+        )
     }
 
     fn annotated(value: &str) -> ProtectedVM {

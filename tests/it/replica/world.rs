@@ -95,17 +95,12 @@ pub(crate) async fn record(world: &World) -> String {
         cluster: "a-cluster".to_owned(),
         site,
     };
-    let record = Record {
-        object: object(world),
-        replica: world.cloud.id.clone(),
-        vm: vm(),
-        vm_name: "model".to_owned(),
-        former_vms: Vec::new(),
-        rebound: None,
-        created: Timestamp::UNIX_EPOCH,
-        retained: false,
-        condemned: None,
-    };
+    let record = Record::new(
+        object(world),
+        world.cloud.id.clone(),
+        (vm(), "model".to_owned()),
+        Timestamp::UNIX_EPOCH,
+    );
     let put = documents::create(container.as_ref(), names::OWNER, owner).await;
     put.unwrap();
     let put = documents::create(container.as_ref(), &names::record(&object(world)), record).await;
