@@ -12,6 +12,7 @@
 mod chronicle;
 mod host;
 mod named;
+mod overtaken;
 mod schedule;
 mod verdict;
 mod weather;

@@ -5,7 +5,7 @@
 //! agent  (two, one per host)   list ─► manifest ─► phase: freeze | capture | copy | commit │ seal ─► confirm
 //! worker (two)                 load ─► raise ─► fence ─► plan ─► mark ─► fence ─► page, page ─► cut ─► publish ─► delete
 //!                              pins ─► drop ─► pins ─► restore, delete │ list ─► manifest ─► pins ─► collect
-//!                              nothing to apply ─► list ─► new chain
+//!                              nothing to apply ─► close ─► nothing to apply ─► list ─► new chain
 //! run                          choose a point ─► pin ─► look whether it is there ─► hold ─► end
 //! network                      pages and seals that were given up, delivered at any later time, once or never
 //! ```
@@ -16,8 +16,7 @@
 //! In every state: a point is what was frozen at its barrier; a head that says so is exactly its point (one writer,
 //! nothing applied twice or early); the chunk table is true of it; what an agent takes for sealed is applied or will be;
 //! the chain has no gap; no snapshot goes that a point or a run counts on. A path to a state that breaks this is printed.
-//! With a retired chain may fall what stands behind a damaged log, and what was sealed after it was found that there is
-//! nothing more to apply.
+//! With a retired chain may fall what stands behind a damaged log, and nothing else.
 
 mod agent;
 mod prune;
@@ -138,8 +137,8 @@ const PRUNES: Budget = Budget {
 
 /// A chain that is retired, and seals that come late.
 const CHAINS: Budget = Budget {
-    writes: 2,
-    freezes: 4,
+    writes: 1,
+    freezes: 3,
     delays: 1,
     chains: 1,
     ..NOTHING
@@ -147,9 +146,8 @@ const CHAINS: Budget = Budget {
 
 /// A log that is damaged while a worker dies over it, and a page that is what it was then: a new chain.
 const TEARS: Budget = Budget {
-    writes: 3,
+    writes: 2,
     freezes: 4,
-    deaths: 1,
     chains: 1,
     tears: 1,
     ..NOTHING
@@ -199,11 +197,14 @@ fn a_protocol_that_leaves_out_a_step_is_found_wrong() {
         (Careless::Look, PRUNES),
         (Careless::Collect, PRUNES),
         (Careless::Chain, CHAINS),
-        (Careless::Count, CHAINS),
+        (Careless::Close, CHAINS),
+        (Careless::Count, TEARS),
         (Careless::Touch, TEARS),
     ] {
-        let careless = Some(careless);
-        let found = search(State::protected(Budget { careless, ..budget }));
-        assert!(found.is_err(), "{found:?}");
+        let found = search(State::protected(Budget {
+            careless: Some(careless),
+            ..budget
+        }));
+        assert!(found.is_err(), "without {careless:?}: {found:?}");
     }
 }

@@ -51,11 +51,8 @@ pub(crate) struct Told {
     tag: Option<ETag>,
     /// Barriers that there was a point of.
     pub(crate) published: BTreeSet<Timestamp>,
-    /// Barriers that were sealed and fell with their chain, as they may: behind what was damaged, or sealed while the
-    /// chain was being retired.
+    /// Barriers that were sealed and fell with their chain, as they may: at or behind what was damaged.
     pub(crate) fallen: BTreeSet<Timestamp>,
-    /// Seals that were there when a worker's present step began, by worker.
-    steps: BTreeMap<usize, BTreeSet<Sequence>>,
     damaged: BTreeSet<Sequence>,
     pub(crate) wrong: Vec<String>,
 }
@@ -63,18 +60,6 @@ pub(crate) struct Told {
 impl Chronicle {
     pub(crate) fn told(&self) -> MutexGuard<'_, Told> {
         self.told.lock().unwrap()
-    }
-
-    /// A worker begins a step.
-    pub(crate) async fn begin(&self, worker: usize) {
-        self.look().await;
-        let seals = self.seals().await;
-        self.told().steps.insert(worker, seals);
-    }
-
-    /// A worker is no more.
-    pub(crate) fn end(&self, worker: usize) {
-        self.told().steps.remove(&worker);
     }
 
     /// Something that the seal at `sequence` names is not what it was.
@@ -178,11 +163,8 @@ impl Chronicle {
             let name = BlobRef::head(names::seal(*sequence));
             let bytes = self.inbox.get(&name, None, LIMIT).await.unwrap().bytes;
             let (seal, _) = Seal::decode(&bytes, &self.id, *sequence).unwrap();
-            let told = self.told();
-            // Whoever retires a chain has looked for what comes next, in the same step.
-            let late = !told.steps.values().all(|seen| seen.contains(sequence));
-            let damaged = told.damaged.range(next..=*sequence).next().is_some();
-            if seal.chain == before.chain && (late || damaged) {
+            let damaged = self.told().damaged.range(next..=*sequence).next().is_some();
+            if seal.chain == before.chain && damaged {
                 fallen.extend(seal.barrier.map(|barrier| barrier.time));
             }
         }

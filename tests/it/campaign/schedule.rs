@@ -28,6 +28,8 @@ const LARGE: usize = 2048 * KIB;
 const AGES: Duration = Duration::from_secs(100_000 * 86_400);
 /// Steps of one schedule.
 const STEPS: std::ops::Range<usize> = 8..28;
+/// Logs that an engine has under way at most.
+const LOGS_UNDER_WAY: usize = 5;
 /// One request or call in so many fails where some do.
 const FAILS: std::ops::Range<u64> = 8..80;
 /// A life ends at a request or call up to this one. A whole first copy has some forty.
@@ -35,8 +37,10 @@ const LAST: u64 = 70;
 
 /// Runs the schedule of `seed` on this thread.
 pub(crate) fn run(seed: u64) {
-    perform(async {
-        let mut play = Play::new(seed).await;
+    let mut random = StdRng::seed_from_u64(seed);
+    let sizes = sizes(&mut random);
+    perform_with(readers(sizes.len()), async {
+        let mut play = Play::new(&sizes, random).await;
         for _ in 0..play.random.random_range(STEPS) {
             play.step().await;
         }
@@ -44,13 +48,35 @@ pub(crate) fn run(seed: u64) {
     });
 }
 
-/// Performs a play on this thread, by a time that stands still unless everybody waits.
+/// Disks of so many bytes. A delta of more than four is sealed in parts.
+fn sizes(random: &mut StdRng) -> Vec<usize> {
+    let (disks, most) = match random.random_range(0..4) {
+        0 => (random.random_range(5..=10), 6),
+        _ => (random.random_range(1..=5), 24),
+    };
+    let size = |_| random.random_range(4..=most) * 16 * KIB;
+    (0..disks).map(size).collect()
+}
+
+/// Threads that block. With one, what it does is done in the order in which it was asked for. But a reader whose logs are
+/// all under way waits on its thread until another has packed one; there may be two readers.
+fn readers(disks: usize) -> usize {
+    match disks {
+        0..=LOGS_UNDER_WAY => 1,
+        _ => 3,
+    }
+}
+
 pub(crate) fn perform(play: impl Future<Output = ()>) {
+    perform_with(1, play);
+}
+
+/// Performs a play on this thread, by a time that stands still unless everybody waits.
+fn perform_with(threads: usize, play: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
-        // One thread that blocks: what it does is done in the order in which it was asked for.
-        .max_blocking_threads(1)
+        .max_blocking_threads(threads)
         .build()
         .unwrap();
     runtime.block_on(play);
@@ -80,18 +106,9 @@ pub(crate) fn tell(what: impl FnOnce() -> String) {
 }
 
 impl Play {
-    async fn new(seed: u64) -> Self {
-        let mut random = StdRng::seed_from_u64(seed);
-        // A delta of more than four disks is sealed in parts.
-        let (disks, most) = match random.random_range(0..4) {
-            0 => (random.random_range(5..=10), 6),
-            _ => (random.random_range(1..=5), 24),
-        };
-        let sizes: Vec<usize> = (0..disks)
-            .map(|_| random.random_range(4..=most) * 16 * KIB)
-            .collect();
+    async fn new(sizes: &[usize], random: StdRng) -> Self {
         tell(|| format!("disks of {sizes:?}"));
-        let mut play = Play::quiet(&sizes, random).await;
+        let mut play = Play::quiet(sizes, random).await;
         play.keep();
         play.write();
         play.begin_engine();

@@ -101,7 +101,6 @@ pub(crate) struct Hand {
     pub(crate) faults: Arc<Faults>,
     pub(crate) stands: Option<Gate>,
     pub(crate) troubles: Arc<Mutex<Option<datapath::Error>>>,
-    number: usize,
     chronicle: Arc<Chronicle>,
     task: JoinHandle<()>,
 }
@@ -125,8 +124,6 @@ pub(crate) struct World {
     /// What those who command say at present.
     pub(crate) fence: Fence,
     barriers: Barriers,
-    /// Workers so far.
-    hands: usize,
     clock: Arc<JumpingClock>,
     folder: TempDir,
 }
@@ -170,7 +167,6 @@ impl World {
             chronicle: Arc::new(chronicle),
             orders: Arc::default(),
             barriers,
-            hands: 0,
             clock,
             folder,
             id,
@@ -329,12 +325,10 @@ impl World {
         let troubles = Arc::<Mutex<Option<datapath::Error>>>::default();
         let seen = troubles.clone();
         let (orders, chronicle) = (self.orders.clone(), self.chronicle.clone());
-        self.hands += 1;
-        let number = self.hands;
         let task = tokio::spawn(async move {
             loop {
                 take(&mut worker, &orders);
-                chronicle.begin(number).await;
+                chronicle.look().await;
                 let step = worker.step().await;
                 chronicle.look().await;
                 let wait = match &step {
@@ -350,7 +344,6 @@ impl World {
             faults,
             stands,
             troubles,
-            number,
             chronicle: self.chronicle.clone(),
             task,
         }
@@ -415,7 +408,6 @@ impl Hand {
         // It was cancelled.
         let _ = self.task.await;
         self.chronicle.look().await;
-        self.chronicle.end(self.number);
     }
 
     /// Whether what it reads is damaged: a new chain is needed.

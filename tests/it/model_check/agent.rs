@@ -17,7 +17,8 @@ use site_recovery::units::{ByteRange, Generation, Sequence};
 use uuid::Uuid;
 
 use super::state::{
-    Careless, Delayed, Keyed, PAGE, SIZE, State, barrier, cursor_of, disk, freeze_of, known, pages,
+    Careless, Delayed, Keyed, PAGE, SIZE, State, barrier, cursor_of, disk, freeze_of, is_written,
+    known, pages,
 };
 
 #[derive(Clone, Hash)]
@@ -201,6 +202,10 @@ impl State {
     /// Reads the manifest, and the seals that were listed and are not applied.
     fn read(&mut self, number: usize, listed: &[u64]) -> String {
         let manifest = self.manifest.clone();
+        if manifest.value.closed {
+            self.fail(number);
+            return "finds its chain closed".to_owned();
+        }
         let last = &manifest.value.last_applied;
         let (mut prev, mut cursor) = (last.seal, last.cursors.get(&disk()).cloned());
         let (mut next, mut applied) = (last.sequence.next().value(), true);
@@ -327,9 +332,8 @@ impl State {
             return Some("finds that another has sealed".to_owned());
         }
         let (since, until) = (self.frozen[captured.since], self.frozen[captured.point]);
-        let changed = |page: usize| (since + 1..=until).any(|write| usize::from(write % 2) == page);
         let logs = (0..2)
-            .filter(|page| changed(*page))
+            .filter(|page| is_written(*page, since, until))
             .map(|page| (page, pages(until)[page]))
             .collect();
         let cursor = DiskCursor::Tracking {
@@ -407,6 +411,11 @@ impl State {
         if self.manifest.value.chain != found.value.seal.chain && !careless {
             self.fail(number);
             return "finds that its chain was retired".to_owned();
+        }
+        let careless = self.left.careless == Some(Careless::Close);
+        if self.manifest.value.closed && last.seal != Some(id) && !careless {
+            self.fail(number);
+            return "finds that its chain was closed before".to_owned();
         }
         self.acknowledged.push((view.next, Keyed::new(id)));
         match phase {

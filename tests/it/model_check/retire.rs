@@ -12,19 +12,22 @@ use super::state::{Careless, Keyed, State, disk, touched};
 use super::worker::{Hand, page_of};
 
 /// Where a worker stands that retires a chain.
-#[derive(Clone, Hash)]
+#[derive(Clone, Copy, Hash)]
 pub(super) enum Retirement {
-    /// Has found nothing that can be applied, while these seals stood there; lists the inbox next.
-    Lists(BTreeSet<u64>),
+    /// Has found nothing that can be applied; closes the chain next.
+    Closes,
+    /// Has found nothing since it was closed; lists the inbox next.
+    Lists,
     /// Saves the manifest of the new chain next, which begins behind this sequence.
-    Renews(BTreeSet<u64>, u64),
+    Renews(u64),
 }
 
 impl State {
     /// Somebody asks for a new chain, or a log is damaged.
     pub(super) fn chain_acts(&self) -> Vec<(String, State)> {
         let mut all = Vec::new();
-        if self.left.chains > 0 {
+        // Where a log is going to be damaged, that is what a new chain is asked for.
+        if self.left.chains > 0 && self.left.tears == 0 {
             let mut next = self.clone();
             next.left.chains -= 1;
             next.retired = Some(Keyed::new(self.manifest.value.chain.clone()));
@@ -35,17 +38,29 @@ impl State {
                 let mut next = self.clone();
                 next.left.tears -= 1;
                 next.torn = Some(*sequence);
-                all.push((format!("a log of {sequence} is damaged"), next));
+                all.push((format!("a log of {sequence} is damaged"), next.clone()));
+                let writes = |hand: &Hand| matches!(hand, Hand::Writes(..));
+                if self.workers.iter().any(writes) {
+                    let die = |hand: &Hand| {
+                        if writes(hand) {
+                            Hand::Idle
+                        } else {
+                            hand.clone()
+                        }
+                    };
+                    next.workers = self.workers.iter().map(die).collect();
+                    let what = format!("a log of {sequence} is damaged, and its worker dies");
+                    all.push((what, next));
+                }
             }
         }
         all
     }
 
     pub(super) fn is_retiring(&self) -> bool {
-        let chain = &self.manifest.value.chain;
-        self.retired
-            .as_ref()
-            .is_some_and(|old| *old.value == *chain)
+        let manifest = &self.manifest.value;
+        let is_old = |old: &Keyed<ChainId>| *old.value == manifest.chain;
+        manifest.closed || self.retired.as_ref().is_some_and(is_old)
     }
 
     /// What of a cycle can be applied, as far as it is known by now.
@@ -59,9 +74,12 @@ impl State {
 
     /// Nothing can be applied: a new chain begins, if one is asked for.
     pub(super) fn retires(&self, held: Keyed<Manifest>) -> Option<Hand> {
-        let seen = self.inbox.keys().copied().collect();
+        let retirement = match held.value.closed {
+            true => Retirement::Lists,
+            false => Retirement::Closes,
+        };
         self.is_retiring()
-            .then_some(Hand::Retires(held, Retirement::Lists(seen)))
+            .then_some(Hand::Retires(held, retirement))
     }
 
     /// The next request of a worker that retires a chain.
@@ -73,16 +91,21 @@ impl State {
         let manifest = held.value.clone();
         let written = chain::unfinished(&manifest);
         match retirement {
-            Retirement::Lists(seen) => {
+            Retirement::Closes => {
+                let mut closed = Manifest::clone(&manifest);
+                closed.closed = true;
+                (self.save(&held, closed, Hand::Owns), "closes the chain")
+            }
+            Retirement::Lists => {
                 let shown = self.inbox.keys().last().copied().unwrap_or(0);
                 let applied = manifest.last_applied.sequence.value();
                 let furthest = written.values().map(|target| target.value()).max();
                 let end = shown.max(applied).max(furthest.unwrap_or(0));
-                let renews = Retirement::Renews(seen, end);
+                let renews = Retirement::Renews(end);
                 (Hand::Retires(held, renews), "lists for a new chain")
             }
-            Retirement::Renews(seen, end) => {
-                let fallen = self.falling(&manifest, &seen);
+            Retirement::Renews(end) => {
+                let fallen = self.falling(&manifest);
                 let mut tables = BTreeMap::new();
                 if let Some(target) = written.get(&disk())
                     && self.left.careless != Some(Careless::Touch)
@@ -101,9 +124,8 @@ impl State {
         }
     }
 
-    /// Seals that may fall with their chain although somebody counts on them: behind what is damaged, or stored after
-    /// it was found that there are no more.
-    fn falling(&self, manifest: &Manifest, seen: &BTreeSet<u64>) -> Vec<u64> {
+    /// Seals that may fall with their chain although somebody counts on them: behind what is damaged.
+    fn falling(&self, manifest: &Manifest) -> Vec<u64> {
         let unapplied = self.unapplied();
         let sequences = unapplied
             .iter()
@@ -111,7 +133,7 @@ impl State {
         let behind = |sequence: &u64| self.torn.is_some_and(|torn| torn <= *sequence);
         sequences
             .map(|(sequence, _)| *sequence)
-            .filter(|sequence| !seen.contains(sequence) || behind(sequence))
+            .filter(behind)
             .collect()
     }
 

@@ -61,7 +61,7 @@ impl<T> PartialEq for Keyed<T> {
 }
 
 /// A step that is left out, to see that the search misses it.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Careless {
     /// A seal that was stored is believed.
     Confirm,
@@ -75,6 +75,8 @@ pub(super) enum Careless {
     Collect,
     /// A seal counts, whatever became of its chain.
     Chain,
+    /// A seal counts, whether its chain was closed before or not.
+    Close,
     /// Changes are counted from where the agent stands, whatever is sealed.
     Count,
     /// A new chain believes what the chunk table says.
@@ -113,7 +115,7 @@ pub(super) enum Delayed {
 
 #[derive(Clone, Hash)]
 pub(super) struct State {
-    /// How often the guest has written: the n-th write puts n into page n mod 2, the third what stood there first.
+    /// How often the guest has written.
     pub(super) writes: u8,
     /// What the guest had written at each freeze.
     pub(super) frozen: Vec<u8>,
@@ -171,11 +173,25 @@ pub(super) fn barrier(freeze: usize) -> Barrier {
     }
 }
 
+/// The page that the n-th write goes to, and what is there then: the second takes back the first.
+const WRITES: [(usize, u8); 3] = [(1, 1), (1, 0), (0, 3)];
+
+fn writes(from: u8, to: u8) -> &'static [(usize, u8)] {
+    &WRITES[usize::from(from)..usize::from(to)]
+}
+
 /// What the pages hold after so many writes.
-pub(super) fn pages(writes: u8) -> [u8; 2] {
-    let last = |page: u8| (1..=writes).rev().find(|write| write % 2 == page);
-    let value = |page: u8| last(page).filter(|write| *write != 3).unwrap_or(0);
-    [value(0), value(1)]
+pub(super) fn pages(count: u8) -> [u8; 2] {
+    let mut pages = [0; 2];
+    for (page, value) in writes(0, count) {
+        pages[*page] = *value;
+    }
+    pages
+}
+
+/// Whether a page was written after so many writes, and up to so many.
+pub(super) fn is_written(page: usize, from: u8, to: u8) -> bool {
+    writes(from, to).iter().any(|(at, _)| *at == page)
 }
 
 /// A part of a chunk table says in its name what the pages hold.

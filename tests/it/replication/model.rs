@@ -34,6 +34,8 @@ struct State {
     freezes: usize,
     /// Changes before this generation are not known any more, by disk.
     lost: BTreeMap<DiskSlot, usize>,
+    /// Nor are those before this one, of any disk: nobody needs them any more.
+    forgotten: usize,
     fails: bool,
     off: bool,
     /// The guest cannot be quiesced.
@@ -366,7 +368,10 @@ impl Hypervisor for Witnessed {
                 .iter()
                 .map(|disks| disks.get(disk).cloned().unwrap_or_default())
                 .collect(),
-            lost: state.lost.get(disk).copied().unwrap_or_default(),
+            lost: state
+                .lost
+                .get(disk)
+                .map_or(state.forgotten, |lost| state.forgotten.max(*lost)),
             fails: state.fails,
         }))
     }
@@ -408,6 +413,7 @@ impl Hypervisor for Witnessed {
             .filter_map(|cursor| cursor.as_str().parse::<usize>().ok())
             .min();
         let mut state = self.model.lock();
+        state.forgotten = state.forgotten.max(least.unwrap_or_default());
         state
             .committed
             .retain(|_, generation| least.is_none_or(|least| *generation >= least));
