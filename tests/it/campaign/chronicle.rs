@@ -62,9 +62,13 @@ impl Chronicle {
         self.told.lock().unwrap()
     }
 
-    /// Something that the seal at `sequence` names is not what it was.
-    pub(crate) fn damage(&self, sequence: Sequence) {
-        self.told().damaged.insert(sequence);
+    /// The seal at `sequence`, or something that it names, is about to be lost.
+    pub(crate) async fn damage(&self, sequence: Sequence) {
+        let barrier = self.seal(sequence).await.barrier;
+        let mut told = self.told();
+        told.damaged.insert(sequence);
+        // When its chain falls, its seal may not be there any more.
+        told.fallen.extend(barrier.map(|barrier| barrier.time));
     }
 
     /// Whether a barrier was of this disk, too.
@@ -155,14 +159,18 @@ impl Chronicle {
             .collect()
     }
 
+    async fn seal(&self, sequence: Sequence) -> Seal {
+        let name = BlobRef::head(names::seal(sequence));
+        let bytes = self.inbox.get(&name, None, LIMIT).await.unwrap().bytes;
+        Seal::decode(&bytes, &self.id, sequence).unwrap().0
+    }
+
     /// The barriers that were sealed in the chain of `before` and may not become points, now that it is retired.
     async fn fallen(&self, before: &Manifest) -> Vec<Timestamp> {
         let next = before.last_applied.sequence.next();
         let mut fallen = Vec::new();
         for sequence in self.seals().await.range(next..) {
-            let name = BlobRef::head(names::seal(*sequence));
-            let bytes = self.inbox.get(&name, None, LIMIT).await.unwrap().bytes;
-            let (seal, _) = Seal::decode(&bytes, &self.id, *sequence).unwrap();
+            let seal = self.seal(*sequence).await;
             let damaged = self.told().damaged.range(next..=*sequence).next().is_some();
             if seal.chain == before.chain && damaged {
                 fallen.extend(seal.barrier.map(|barrier| barrier.time));

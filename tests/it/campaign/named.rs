@@ -91,7 +91,7 @@ pub(super) async fn until_phase(play: &Play, what: impl Fn(&Phase) -> bool) {
     reached.expect("the phase is reached").unwrap();
 }
 
-async fn until_trouble(play: &Play) -> Code {
+pub(super) async fn until_trouble(play: &Play) -> Code {
     let mut observed = play.engine.as_ref().unwrap().observed.clone();
     let failed = observed.wait_for(|seen| seen.trouble.is_some());
     let failed = tokio::time::timeout(PATIENCE, failed).await;

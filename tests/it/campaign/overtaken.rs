@@ -10,6 +10,7 @@ use site_recovery::units::Sequence;
 
 use super::named::{
     begin_worker, end_worker, meets, points, protected, synchronize, until, until_points,
+    until_trouble,
 };
 use super::schedule::{Play, perform};
 use super::verdict;
@@ -53,7 +54,7 @@ fn trouble(worker: &Hand) -> Option<Code> {
     trouble.as_ref().map(datapath::Error::code)
 }
 
-async fn until_trouble(worker: &Hand) -> Code {
+async fn until_failed(worker: &Hand) -> Code {
     until("a worker fails", async || trouble(worker).is_some()).await;
     trouble(worker).unwrap()
 }
@@ -83,7 +84,7 @@ fn a_log_that_another_worker_has_applied_and_deleted_breaks_no_chain() {
             play.workers.pop().unwrap().end().await;
             late.open();
             // Then the first finds that it was overtaken, and applies the second.
-            assert_eq!(until_trouble(&play.workers[0]).await, Code::Fenced);
+            assert_eq!(until_failed(&play.workers[0]).await, Code::Fenced);
             until_points(&play, 3).await;
             verdict::converge(&mut play).await;
         });
@@ -105,7 +106,7 @@ fn of_what_another_worker_has_applied_no_part_is_applied_again() {
         assert_eq!(points(&play).await, 2);
         late.open();
         // Then the first finds that it was overtaken.
-        assert_eq!(until_trouble(&play.workers[0]).await, Code::Fenced);
+        assert_eq!(until_failed(&play.workers[0]).await, Code::Fenced);
         assert_eq!(last_applied(&play).await, first.next());
         verdict::converge(&mut play).await;
     });
@@ -128,17 +129,13 @@ fn what_is_sealed_while_a_chain_ends_becomes_a_point_or_is_not_acknowledged() {
             // When an agent seals
             play.world.model.write(0, 0, &[b'B'; CHUNK]);
             synchronize(&play);
-            let engine = play.engine.as_ref().unwrap();
             let sealed: Timestamp = match save {
                 1 => {
                     until("sealed", async || acknowledged(&play) > 1).await;
                     play.world.witness.times()[2]
                 }
                 _ => {
-                    let mut observed = engine.observed.clone();
-                    let failed = observed.wait_for(|seen| seen.trouble.is_some()).await;
-                    let trouble = failed.unwrap().trouble.clone().unwrap();
-                    assert_eq!(trouble.fault.code, Code::Fenced);
+                    assert_eq!(until_trouble(&play).await, Code::Fenced);
                     assert_eq!(acknowledged(&play), 1);
                     play.world.witness.times()[1]
                 }

@@ -358,7 +358,7 @@ impl Play {
         self.world.orders.lock().unwrap().retention = Retention { tiers };
     }
 
-    /// A log that is sealed and may not be applied yet is lost, or is another.
+    /// A log that is sealed and may not be applied yet is lost, or is another; or its seal is lost.
     async fn damage(&mut self) {
         let applied = self.world.manifest().await.last_applied.sequence;
         let listed = walk::blobs(&self.world.inbox, "", Include::default(), 10_000).await;
@@ -370,18 +370,22 @@ impl Play {
             let mut seals = blobs.iter();
             sequence > applied && seals.any(|(_, blob)| *blob == InboxBlob::Seal(sequence))
         };
-        let logs = blobs.iter().filter_map(|(name, blob)| match blob {
-            InboxBlob::Log(sequence, _) if is_sealed(*sequence) => Some((name, *sequence)),
+        let sealed = blobs.iter().filter_map(|(name, blob)| match blob {
+            InboxBlob::Log(sequence, _) | InboxBlob::Seal(sequence) if is_sealed(*sequence) => {
+                Some((name, *sequence))
+            }
             InboxBlob::Log(..) | InboxBlob::Seal(_) | InboxBlob::Foreign => None,
         });
-        let logs: Vec<(&String, Sequence)> = logs.collect();
-        let Some((name, sequence)) = logs.choose(&mut self.random) else {
+        let sealed: Vec<(&String, Sequence)> = sealed.collect();
+        let Some((name, sequence)) = sealed.choose(&mut self.random) else {
             return;
         };
         tell(|| format!("{name} is damaged"));
-        self.world.chronicle.damage(*sequence);
+        self.world.chronicle.damage(*sequence).await;
+        self.world.model.excuse();
         let (inbox, blob) = (&self.world.inbox, BlobRef::head(*name));
-        match self.random.random_bool(0.5) {
+        let is_seal = matches!(names::inbox_blob(name), InboxBlob::Seal(_));
+        match is_seal || self.random.random_bool(0.5) {
             true => {
                 let deleted = inbox.delete(&blob, &Condition::Always, DeleteSnapshots::None);
                 assert!(deleted.await.unwrap());
@@ -417,6 +421,7 @@ impl Play {
         let id = id.clone();
         if !self.world.excluded.remove(&id) && self.world.included().len() > 1 {
             tell(|| format!("disk {slot} is excluded"));
+            self.world.model.excuse();
             self.world.excluded.insert(id);
             if self.one_in(2) {
                 self.world.model.lose_tracking(disk);

@@ -195,6 +195,8 @@ async fn judge(world: &World) {
     let manifest = world.manifest().await;
     every_point_is_what_was_frozen(world, &manifest).await;
     nothing_acknowledged_is_lost(world);
+    let regrets = world.model.regrets();
+    assert!(!regrets, "a cursor was dropped, and wanted afterwards");
     nothing_is_left_behind(world, &manifest).await;
     for (id, slot) in &world.disks {
         let content = world.model.content_of(slot);
