@@ -1,16 +1,21 @@
-//! Workers that are overtaken while they read, and an agent that is while a chain ends.
+//! Workers that are overtaken while they read, an agent that is while a chain ends, and one that waits in vain.
 
 use jiff::Timestamp;
+use site_recovery::blob::Container as _;
 use site_recovery::blob::error::Operation;
 use site_recovery::blob::faulty::gate::Gate;
 use site_recovery::blob::faulty::rule::{Calls, Effect};
+use site_recovery::blob::names::BlobRef;
+use site_recovery::blob::parameters::{Condition, DeleteSnapshots};
 use site_recovery::datapath;
+use site_recovery::engine::phase::Phase;
+use site_recovery::replica::names;
 use site_recovery::report::Code;
 use site_recovery::units::Sequence;
 
 use super::named::{
-    begin_worker, end_worker, meets, points, protected, synchronize, until, until_points,
-    until_trouble,
+    begin_worker, end_worker, meets, points, protected, synchronize, until, until_phase,
+    until_points, until_trouble,
 };
 use super::schedule::{Play, perform};
 use super::verdict;
@@ -109,6 +114,27 @@ fn of_what_another_worker_has_applied_no_part_is_applied_again() {
         assert_eq!(until_failed(&play.workers[0]).await, Code::Fenced);
         assert_eq!(last_applied(&play).await, first.next());
         verdict::converge(&mut play).await;
+    });
+}
+
+#[test]
+fn a_copy_does_not_wait_for_a_seal_that_is_lost() {
+    perform(async {
+        // Given a disk that has to be compared once a delta is applied which is sealed
+        let mut play = protected(&[4 * CHUNK]).await;
+        end_worker(&mut play).await;
+        seal(&play, b'B').await;
+        play.world.model.lose_tracking(0);
+        synchronize(&play);
+        until_phase(&play, |phase| matches!(phase, Phase::FreezingCopy { .. })).await;
+        // When its seal is lost
+        let lost = BlobRef::head(names::seal(last_applied(&play).await.next()));
+        let (inbox, any) = (&play.world.inbox, Condition::Always);
+        let deleted = inbox.delete(&lost, &any, DeleteSnapshots::None).await;
+        assert!(deleted.unwrap());
+        begin_worker(&mut play);
+        // Then the comparison brings what it had brought.
+        until_points(&play, 2).await;
     });
 }
 
