@@ -133,9 +133,36 @@ fn drawn_identity() -> String {
     )
 }
 
+/// Threads that may block. A VM that ships has one that reads its disks, and waits on it while others pack what it has read:
+/// readers of all VMs that a host can have, 1,024, leave enough of them.
+const BLOCKING_THREADS: usize = 2048;
+
 /// A runtime for what serves and waits.
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     Ok(tokio::runtime::Builder::new_multi_thread()
+        .max_blocking_threads(BLOCKING_THREADS)
         .enable_all()
         .build()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::runtime;
+
+    #[test]
+    fn as_many_readers_as_a_host_can_have_vms_leave_a_thread_to_those_that_they_wait_for() {
+        let runtime = runtime().unwrap();
+        let waiting: Vec<mpsc::Sender<()>> = (0..1024)
+            .map(|_| {
+                let (goes_on, waits) = mpsc::channel();
+                runtime.spawn_blocking(move || waits.recv());
+                goes_on
+            })
+            .collect();
+        let other = runtime.spawn_blocking(|| ());
+        runtime.block_on(other).unwrap();
+        drop(waiting);
+    }
 }

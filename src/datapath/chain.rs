@@ -1,12 +1,16 @@
 //! Retires a chain and begins the next: what was sealed in the old one and not applied is garbage from then on.
 //!
 //! ```text
-//! all that can be applied of the old chain is ─► look    how far its cycles may have written, and the inbox goes
+//! all that can be applied of the old chain is ─► close   replica.json: it takes no seals any more
+//! what was sealed meanwhile is applied, too    ─► look    how far its cycles may have written, and the inbox goes
 //!                                              ► tables  what they may have written: touched     ── unnamed until saved
 //!                                                        what damaged parts tell of: touched
 //!                                              ► save    replica.json: chain, no seal, no cursors, tables
 //! ```
-//! Whoever dies before the save has done nothing. After it the host finds a chain without cursors: it compares every disk
+//! Whoever seals reads the manifest afterwards, and counts on a seal only if its chain is not closed. So what a host takes
+//! for sealed stood in the inbox before the chain was closed, and is found by the look for what comes next that follows.
+//!
+//! Whoever dies before the save has left a closed chain, which the next owner retires. After it the host finds a chain without cursors: it compares every disk
 //! with the tables, and what is touched is sent. So the tables must not vouch for a chunk that a cycle which never ended
 //! may have changed: what its seals name is touched, and the whole disk if one of them cannot be read.
 //!
@@ -35,11 +39,25 @@ const SEALS_MAX: u64 = 1024;
 /// use up all sequences at once.
 const REACH: u64 = 1 << 32;
 
+/// Ends the chain that `held` is the manifest of, whose owner calls and has found nothing in it that can be applied: closes
+/// it first, and retires it once it was looked again.
+///
+/// # Errors
+/// The first thing that failed.
+pub async fn end(store: &Store, held: Held) -> Result<Held, Error> {
+    if held.manifest.closed {
+        return begin(store, held).await;
+    }
+    let mut next = held.manifest.clone();
+    next.closed = true;
+    store.save(&held, next).await
+}
+
 /// Begins a new chain on the replica that `held` is the manifest of, whose owner calls: the manifest after it.
 ///
 /// # Errors
 /// The first thing that failed; the old chain is still there then.
-pub async fn begin(store: &Store, held: Held) -> Result<Held, Error> {
+async fn begin(store: &Store, held: Held) -> Result<Held, Error> {
     let manifest = &held.manifest;
     let applied = manifest.last_applied.sequence;
     let reach = Sequence::new(applied.value().saturating_add(REACH));
@@ -106,7 +124,7 @@ async fn mended(store: &Store, manifest: &Manifest) -> Result<(Manifest, Vec<Tab
 }
 
 /// The disks that a cycle may have written to which did not end, and the last sequence of it.
-fn unfinished(manifest: &Manifest) -> BTreeMap<DiskId, Sequence> {
+pub fn unfinished(manifest: &Manifest) -> BTreeMap<DiskId, Sequence> {
     let target = |(id, disk): (&DiskId, &crate::replica::manifest::ReplicaDisk)| {
         Some((id.clone(), disk.head.target()?))
     };
@@ -191,8 +209,8 @@ async fn put(
     part.finish().await.map(Some)
 }
 
-/// The manifest of the new chain.
-fn renewed(
+/// The manifest of the new chain, which begins behind `end`.
+pub fn renewed(
     manifest: &Manifest,
     chain: ChainId,
     end: Sequence,
@@ -200,6 +218,7 @@ fn renewed(
 ) -> Manifest {
     let mut next = manifest.clone();
     next.chain = chain;
+    next.closed = false;
     next.retired_to = end;
     next.last_applied.sequence = end;
     next.last_applied.seal = None;

@@ -191,12 +191,13 @@ impl Worker {
         };
         let (held, step) = match outcome {
             Ok(Some(held)) => (self.prune_batches(held).await?, Step::Applied),
-            Ok(None) if retiring => (chain::begin(&self.store, held).await?, Step::Applied),
+            Ok(None) if retiring => (chain::end(&self.store, held).await?, Step::Applied),
             Ok(None) => self.prune_any(held).await?,
             Err(error) if retiring && error.refused().is_some() => {
                 tracing::warn!(replica = %self.store.id, %error, "retires a chain that is broken");
-                let held = self.taken_over_anew().await?;
-                (chain::begin(&self.store, held).await?, Step::Applied)
+                let now = self.unchanged_since(&held.manifest).await?;
+                let held = self.take_over(now).await?;
+                (chain::end(&self.store, held).await?, Step::Applied)
             }
             Err(error) => return Err(error),
         };
@@ -225,16 +226,19 @@ impl Worker {
     ) -> Result<(Held, Arc<Cycle>), Error> {
         let mut refused = match cycle::run(&self.store, held, &cycle).await {
             Ok(held) => return Ok((held, cycle)),
+            Err(error) if error.refused().is_none() => return Err(error),
             Err(error) => error,
         };
         loop {
+            // A cycle that failed may have marked it.
+            let now = self.unchanged_since(&held.manifest).await?;
             let shorter = refused.refused().and_then(|at| cycle.before(at));
             let Some(shorter) = shorter else {
                 return Err(refused);
             };
             tracing::warn!(replica = %self.store.id, error = %refused, "applies what stands before it");
             cycle = Arc::new(shorter);
-            let held = self.taken_over_anew().await?;
+            let held = self.take_over(now).await?;
             match cycle::run(&self.store, &held, &cycle).await {
                 Ok(held) => return Ok((held, cycle)),
                 Err(error) => refused = error,
@@ -242,16 +246,24 @@ impl Worker {
         }
     }
 
-    /// The manifest as it is now, taken over: a cycle that failed may have marked it.
-    async fn taken_over_anew(&mut self) -> Result<Held, Error> {
+    /// The manifest as it is now. What was refused under the one of `before` is so only if nobody else has applied
+    /// anything since then, or ended the chain: what was applied is gone from the inbox, bit by bit.
+    ///
+    /// # Errors
+    /// [`Error::Fenced`] if somebody has.
+    async fn unchanged_since(&self, before: &Manifest) -> Result<Held, Error> {
+        let stands = |now: &Manifest| {
+            let chain = (&now.chain, now.closed) == (&before.chain, before.closed);
+            chain && now.last_applied == before.last_applied
+        };
         match self.store.load().await? {
-            Some(held) => self.take_over(held).await,
-            None => Err(self.store.fenced()),
+            Some(now) if stands(&now.manifest) => Ok(now),
+            Some(_) | None => Err(self.store.fenced()),
         }
     }
 
     fn is_retiring(&self, manifest: &Manifest) -> bool {
-        self.retired.as_ref() == Some(&manifest.chain)
+        manifest.closed || self.retired.as_ref() == Some(&manifest.chain)
     }
 
     /// Takes the replica over, unless there is nothing to do it for.

@@ -39,6 +39,8 @@ use crate::units::{ByteRange, KIB};
 const LOOK: Duration = Duration::from_secs(1);
 /// How long a point is held for the data path to apply what was sealed before: as long as it may look away.
 const HOLD: Duration = Duration::from_secs(600);
+/// How often it is looked meanwhile whether what was sealed is still there: lost, it is never applied.
+const LOOK_AGAIN: Duration = Duration::from_secs(600);
 /// Bytes of a chunk table that are read at a time.
 const TABLE_PIECE: u64 = 256 * KIB;
 /// Parts of a chunk table that are checked at the same time.
@@ -117,18 +119,20 @@ impl Engine {
         Ok(!self.store.manifest().await?.names_part(blob))
     }
 
-    /// Waits until the data path has applied what `ledger` knows, or begun a new chain. The manifest alone says so: the
-    /// inbox is as long as the backlog.
+    /// Waits until the data path has applied what `ledger` knows, or begun a new chain, or it is time to read the ledger
+    /// again. The manifest alone says so: the inbox is as long as the backlog.
     async fn wait_until_applied(&self, ledger: &Ledger) -> Result<(), Error> {
-        loop {
+        let again = Instant::now() + LOOK_AGAIN;
+        while Instant::now() < again {
             self.pause(LOOK).await?;
             let now = self.store.manifest().await?;
             let applied = now.last_applied.seal == ledger.last_seal();
             let passed = now.last_applied.sequence.next() >= ledger.next();
             if applied || passed || now.chain != ledger.manifest().chain {
-                return Ok(());
+                break;
             }
         }
+        Ok(())
     }
 
     /// From where each disk is to be copied; nothing for one that is done.

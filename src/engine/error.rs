@@ -56,6 +56,10 @@ pub enum Error {
         replica: ReplicaId,
         sequence: Sequence,
     },
+    #[error(
+        "the present chain of replica {replica} takes no seals any more: a new one is about to begin"
+    )]
+    Closed { replica: ReplicaId },
     #[error("replica {replica} is commanded by generation {fence}, this agent's is {ours}")]
     Stale {
         replica: ReplicaId,
@@ -125,7 +129,9 @@ impl Error {
             Error::Seal { .. } => Code::SealInvalid,
             Error::NoManifest { .. } => Code::StorageNotFound,
             Error::Gap { .. } => Code::SequenceGap,
-            Error::Superseded { .. } | Error::NotActive { .. } => Code::Fenced,
+            Error::Superseded { .. } | Error::Closed { .. } | Error::NotActive { .. } => {
+                Code::Fenced
+            }
             Error::Stale { .. } => Code::GenerationStale,
             Error::Table { .. } => Code::ReplicaDamaged,
             Error::Log { source, .. } => match source.code() {

@@ -3,7 +3,7 @@
 //! Read from storage, never from memory: the inbox is listed first and `replica.json` read afterwards, so that a seal
 //! which the data path applies and deletes in between is seen in one of the two. A seal is written once; when its reply
 //! is lost, what stands there decides. It counts only once the manifest, read afterwards, shows that nobody else's was
-//! applied in its place.
+//! applied in its place, and that its chain was not closed before.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -170,7 +170,7 @@ impl Ledger {
     /// Reads what has been sealed.
     ///
     /// # Errors
-    /// If it cannot be read, or [`Error::Gap`] if the chain is broken.
+    /// If it cannot be read, [`Error::Gap`] if the chain is broken, or [`Error::Closed`] as long as it is being retired.
     pub async fn read(store: Store, writer: Writer) -> Result<Self, Error> {
         for _ in 1..READS {
             match Ledger::read_once(store.clone(), writer.clone()).await {
@@ -194,6 +194,9 @@ impl Ledger {
             });
         let sealed: Vec<Sequence> = sealed.collect();
         let manifest = store.manifest().await?;
+        if manifest.closed {
+            return Err(Error::Closed { replica: store.id });
+        }
         let mut ledger = Ledger {
             writer,
             chain: manifest.chain.clone(),
@@ -284,7 +287,7 @@ impl Ledger {
     /// Seals the next sequence. Nothing of it is lost any more.
     ///
     /// # Errors
-    /// [`Error::Superseded`] if somebody else writes to this chain.
+    /// [`Error::Superseded`] if somebody else writes to this chain, [`Error::Closed`] if it was closed meanwhile.
     pub async fn seal(
         &mut self,
         disks: Vec<SealedDisk>,
@@ -328,7 +331,12 @@ impl Ledger {
                 let now = self.store.manifest().await?;
                 let taken = now.last_applied.sequence >= self.next;
                 let ours = now.last_applied.seal == Some(id);
-                if now.chain == self.chain && (ours || !taken) {
+                if now.chain == self.chain && ours {
+                    Ok(())
+                } else if now.chain == self.chain && now.closed {
+                    let replica = self.store.id.clone();
+                    Err(Error::Closed { replica })
+                } else if now.chain == self.chain && !taken {
                     Ok(())
                 } else {
                     Err(self.superseded())

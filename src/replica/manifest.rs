@@ -30,6 +30,10 @@ pub struct Manifest {
     pub replica: ReplicaId,
     pub writer: WriterMark,
     pub chain: ChainId,
+    /// The chain takes no seals any more: it is being retired. Whoever seals reads the manifest afterwards, and does not
+    /// count on a seal then: of what was sealed before, nothing that can be applied is missed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub closed: bool,
     /// Up to here sequences are of chains that were retired; zero for the first chain.
     #[serde(default)]
     pub retired_to: Sequence,
@@ -184,6 +188,7 @@ impl Manifest {
             replica,
             writer: WriterMark::default(),
             chain,
+            closed: false,
             retired_to: Sequence::ZERO,
             last_applied,
             disks: BTreeMap::new(),

@@ -9,10 +9,13 @@
 //! seed of the clock (`make soak`). What is random beyond the seed is only how the one thread that blocks meets the
 //! other.
 
+mod chronicle;
 mod host;
 mod named;
+mod overtaken;
 mod schedule;
 mod verdict;
+mod weather;
 mod world;
 
 use std::sync::atomic::{AtomicU64, Ordering};

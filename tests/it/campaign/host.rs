@@ -13,6 +13,7 @@ use site_recovery::ids::{DiskSlot, FrozenPointId, VmId};
 use site_recovery::units::ByteRange;
 use tokio::sync::Notify;
 
+use super::chronicle::{Barriers, Taken};
 use crate::replication::model::Witnessed;
 
 /// What happens to the calls of one life of an agent.
@@ -32,6 +33,7 @@ pub(crate) struct Host {
     number: usize,
     /// The host that the VM is on.
     home: Arc<AtomicUsize>,
+    barriers: Barriers,
     state: Arc<Mutex<State>>,
     /// The agent has to die now.
     pub(crate) dies: Arc<Notify>,
@@ -50,7 +52,13 @@ enum Meets {
 }
 
 impl Host {
-    pub(crate) fn new(inner: Witnessed, number: usize, home: Arc<AtomicUsize>, fate: Fate) -> Self {
+    /// Host `number` of a VM that is on the host which `home` says.
+    pub(crate) fn new(
+        inner: Witnessed,
+        (number, home): (usize, Arc<AtomicUsize>),
+        barriers: Barriers,
+        fate: Fate,
+    ) -> Self {
         let random = StdRng::seed_from_u64(fate.seed);
         let state = State {
             fate,
@@ -62,6 +70,7 @@ impl Host {
             inner: Arc::new(inner),
             number,
             home,
+            barriers,
             state: Arc::new(Mutex::new(state)),
             dies: Arc::default(),
         }
@@ -133,7 +142,15 @@ impl Hypervisor for Host {
     }
 
     fn freeze(&self, vm: &VmId, disks: &[DiskSlot], wanted: Consistency) -> Result<FrozenPoint> {
-        self.call("freeze", || self.inner.freeze(vm, disks, wanted))
+        self.call("freeze", || {
+            let point = self.inner.freeze(vm, disks, wanted)?;
+            let taken = Taken {
+                consistency: point.consistency,
+                disks: point.disks.clone(),
+            };
+            self.barriers.lock().unwrap().insert(point.taken_at, taken);
+            Ok(point)
+        })
     }
 
     fn points(&self, vm: &VmId) -> Result<Vec<FrozenPoint>> {

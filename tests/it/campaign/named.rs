@@ -16,7 +16,8 @@ use site_recovery::report::Code;
 
 use super::schedule::{Play, perform};
 use super::verdict;
-use super::world::{Start, Weather};
+use super::weather::Weather;
+use super::world::Start;
 
 const KIB: usize = 1 << 10;
 const CHUNK: usize = 64 * KIB;
@@ -34,7 +35,7 @@ async fn quiet(sizes: &[usize]) -> Play {
 }
 
 /// The same with a worker, an engine, and a recovery point.
-async fn protected(sizes: &[usize]) -> Play {
+pub(super) async fn protected(sizes: &[usize]) -> Play {
     let mut play = quiet(sizes).await;
     begin_worker(&mut play);
     begin_engine(&mut play);
@@ -42,7 +43,7 @@ async fn protected(sizes: &[usize]) -> Play {
     play
 }
 
-fn begin_engine(play: &mut Play) {
+pub(super) fn begin_engine(play: &mut Play) {
     let start = Start {
         allowed: true,
         ..Start::default()
@@ -50,22 +51,22 @@ fn begin_engine(play: &mut Play) {
     play.engine = Some(play.world.start(start));
 }
 
-fn begin_worker(play: &mut Play) {
+pub(super) fn begin_worker(play: &mut Play) {
     let hand = play.world.work(&Weather::default());
     play.workers.push(hand);
 }
 
-async fn end_worker(play: &mut Play) {
+pub(super) async fn end_worker(play: &mut Play) {
     for worker in std::mem::take(&mut play.workers) {
         worker.end().await;
     }
 }
 
-fn synchronize(play: &Play) {
+pub(super) fn synchronize(play: &Play) {
     play.engine.as_ref().unwrap().synchronize.notify_one();
 }
 
-async fn until(what: &str, mut reached: impl AsyncFnMut() -> bool) {
+pub(super) async fn until(what: &str, mut reached: impl AsyncFnMut() -> bool) {
     let waits = async {
         while !reached().await {
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -75,22 +76,22 @@ async fn until(what: &str, mut reached: impl AsyncFnMut() -> bool) {
     in_time.unwrap_or_else(|_| panic!("{what}: never"));
 }
 
-async fn points(play: &Play) -> usize {
+pub(super) async fn points(play: &Play) -> usize {
     play.world.manifest().await.points.len()
 }
 
-async fn until_points(play: &Play, count: usize) {
+pub(super) async fn until_points(play: &Play, count: usize) {
     until("so many points", async || points(play).await >= count).await;
 }
 
-async fn until_phase(play: &Play, what: impl Fn(&Phase) -> bool) {
+pub(super) async fn until_phase(play: &Play, what: impl Fn(&Phase) -> bool) {
     let mut observed = play.engine.as_ref().unwrap().observed.clone();
     let reached = observed.wait_for(|seen| what(&seen.phase));
     let reached = tokio::time::timeout(PATIENCE, reached).await;
     reached.expect("the phase is reached").unwrap();
 }
 
-async fn until_trouble(play: &Play) -> Code {
+pub(super) async fn until_trouble(play: &Play) -> Code {
     let mut observed = play.engine.as_ref().unwrap().observed.clone();
     let failed = observed.wait_for(|seen| seen.trouble.is_some());
     let failed = tokio::time::timeout(PATIENCE, failed).await;
@@ -98,7 +99,13 @@ async fn until_trouble(play: &Play) -> Code {
     seen.trouble.as_ref().unwrap().fault.code
 }
 
-fn meets(faults: &Faults, operation: Operation, object: &str, calls: Calls, effect: Effect) {
+pub(super) fn meets(
+    faults: &Faults,
+    operation: Operation,
+    object: &str,
+    calls: Calls,
+    effect: Effect,
+) {
     faults.add(Rule {
         operations: vec![operation],
         object: object.to_owned(),

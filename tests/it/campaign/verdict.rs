@@ -4,13 +4,14 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures::StreamExt as _;
+use jiff::Timestamp;
 use site_recovery::blob::Container;
 use site_recovery::blob::names::BlobRef;
 use site_recovery::blob::parameters::Include;
 use site_recovery::blob::walk;
 use site_recovery::engine::phase::Phase;
-use site_recovery::ids::DiskId;
-use site_recovery::replica::manifest::{Manifest, Point};
+use site_recovery::ids::{DiskId, DiskSlot};
+use site_recovery::replica::manifest::Manifest;
 use site_recovery::replica::names::{self, InboxBlob};
 use site_recovery::replica::table::overlay::Overlay;
 use site_recovery::replica::table::parts;
@@ -18,7 +19,8 @@ use site_recovery::replica::table::{Chunk, Run, chunks};
 use site_recovery::units::{ByteRange, CHUNK, is_zero, to_usize};
 
 use super::schedule::Play;
-use super::world::{Hand, Start, Weather, World};
+use super::weather::Weather;
+use super::world::{Hand, Life, Start, World};
 
 /// How often it is looked whether all is well.
 const LOOK: Duration = Duration::from_secs(10);
@@ -38,7 +40,10 @@ pub(crate) async fn converge(play: &mut Play) {
         engine.host.calm();
     }
     play.end_left().await;
+    play.let_go().await;
+    play.world.excluded.clear();
     play.world.model.turn_on();
+    play.world.model.calm();
     // Whoever has met its end already is dead after this.
     tokio::time::sleep(LOOK).await;
     become_equal(play).await;
@@ -52,12 +57,18 @@ pub(crate) async fn converge(play: &mut Play) {
     judge(&play.world).await;
 }
 
+/// Whether an engine may do everything, for all disks, and does what is commanded now.
+fn is_at_work(engine: &Life, world: &World) -> bool {
+    let commanded = engine.generation == world.fence.generation && engine.disks == world.disks;
+    commanded && engine.allowed && !engine.is_over()
+}
+
 /// A last write of the guest and a last barrier; the newest point is then the source.
 async fn become_equal(play: &mut Play) {
     if play
         .engine
         .as_ref()
-        .is_none_or(|engine| engine.is_over() || !engine.allowed)
+        .is_none_or(|engine| !is_at_work(engine, &play.world))
     {
         play.end_engine().await;
         let start = Start {
@@ -77,6 +88,9 @@ async fn become_equal(play: &mut Play) {
         engine.retry.notify_one();
         engine.synchronize.notify_one();
         tokio::time::sleep(LOOK).await;
+        if play.workers.iter().any(Hand::is_refused) {
+            play.world.retire().await;
+        }
         let completed = engine.observed.borrow().cycles.completed > before;
         if completed && is_equal(&play.world).await {
             break;
@@ -146,7 +160,7 @@ async fn is_equal(world: &World) -> bool {
         return false;
     };
     for (id, slot) in &world.disks {
-        if read(world, point, id).await.as_ref() != Some(&world.model.content_of(slot)) {
+        if world.chronicle.read(point, id).await.as_ref() != Some(&world.model.content_of(slot)) {
             return false;
         }
     }
@@ -177,21 +191,12 @@ async fn state(play: &Play) -> String {
     format!("engine {engine:#?}, workers {troubles:?}, manifest {manifest:#?}, inbox {inbox:?}")
 }
 
-/// What a disk holds at a point; nothing if the point does not have it.
-async fn read(world: &World, point: &Point, disk: &DiskId) -> Option<Vec<u8>> {
-    let at = point.disks.get(disk)?;
-    let blob = BlobRef::at(names::disk(disk), at.snapshot.parse().unwrap());
-    let got = world
-        .replica
-        .get(&blob, Some(ByteRange::to(at.size)), at.size)
-        .await;
-    Some(got.unwrap().bytes.to_vec())
-}
-
 async fn judge(world: &World) {
     let manifest = world.manifest().await;
     every_point_is_what_was_frozen(world, &manifest).await;
-    nothing_acknowledged_is_lost(world, &manifest);
+    nothing_acknowledged_is_lost(world);
+    let regrets = world.model.regrets();
+    assert!(!regrets, "a cursor was dropped, and wanted afterwards");
     nothing_is_left_behind(world, &manifest).await;
     for (id, slot) in &world.disks {
         let content = world.model.content_of(slot);
@@ -200,42 +205,40 @@ async fn judge(world: &World) {
 }
 
 async fn every_point_is_what_was_frozen(world: &World, manifest: &Manifest) {
+    world.chronicle.look().await;
+    let wrong = world.chronicle.told().wrong.clone();
+    assert!(wrong.is_empty(), "{wrong:#?}");
     for point in &manifest.points {
-        let frozen = world.witness.at(point.barrier.time);
-        for (id, slot) in &world.disks {
-            let sequence = point.sequence;
-            let found = read(world, point, id).await;
-            let found = found.unwrap_or_else(|| panic!("disk {slot} is absent from {sequence}"));
-            if let Some(at) = (0..found.len()).find(|at| found[*at] != frozen[slot][*at]) {
-                panic!("byte {at} of disk {slot} is not what was frozen at sequence {sequence}");
-            }
-        }
+        assert_eq!(world.chronicle.differs(point).await, None);
     }
 }
 
-/// A barrier that was said to be sealed is a point, unless nothing had changed since the point before.
-fn nothing_acknowledged_is_lost(world: &World, manifest: &Manifest) {
-    let points: BTreeSet<_> = manifest
-        .points
-        .iter()
-        .map(|point| point.barrier.time)
-        .collect();
+/// A barrier that was said to be sealed was a point, or nothing had changed since the one before that was; unless that
+/// fell with its chain, as it may.
+fn nothing_acknowledged_is_lost(world: &World) {
+    let told = world.chronicle.told();
+    let stood: BTreeSet<_> = told.published.union(&told.fallen).collect();
     let times = world.witness.times();
     for time in world.acknowledged.lock().unwrap().iter() {
-        if points.contains(time) {
+        if stood.contains(time) {
             continue;
         }
-        let frozen = times
-            .iter()
-            .position(|taken| taken == time)
-            .expect("it was frozen");
-        let before = times[..frozen]
-            .iter()
-            .rev()
-            .find(|taken| points.contains(*taken));
-        let same =
-            before.is_some_and(|before| world.witness.at(*before) == world.witness.at(*time));
-        assert!(same, "the barrier of {time} was sealed and is no point");
+        let taken = times.iter().position(|taken| taken == time);
+        let before = &times[..taken.expect("it was frozen")];
+        // Of a disk that is not in a point for a while, an older one counts.
+        let is_same = |slot: &DiskSlot| {
+            let has =
+                |taken: &&Timestamp| stood.contains(*taken) && world.chronicle.has(**taken, slot);
+            let last = before.iter().rev().find(has);
+            last.is_some_and(|last| world.witness.at(*last)[slot] == world.witness.at(*time)[slot])
+        };
+        let mut disks = world.disks.values();
+        let same = disks.all(|slot| !world.chronicle.has(*time, slot) || is_same(slot));
+        let (points, fallen) = (&told.published, &told.fallen);
+        assert!(
+            same,
+            "the barrier of {time} was sealed and is no point: {points:?}, fallen {fallen:?}"
+        );
     }
 }
 

@@ -9,13 +9,11 @@ use std::time::Duration;
 use jiff::Timestamp;
 use rand::{RngExt as _, rngs::StdRng};
 use site_recovery::blob::Container;
-use site_recovery::blob::error::Operation;
 use site_recovery::blob::faulty::Faults;
 use site_recovery::blob::faulty::container::FaultyContainer;
 use site_recovery::blob::faulty::gate::Gate;
-use site_recovery::blob::faulty::rule::{Calls, Effect, Failure, Rule};
 use site_recovery::blob::memory::MemoryContainer;
-use site_recovery::blob::parameters::Permissions;
+use site_recovery::blob::parameters::{Permissions, PutOptions};
 use site_recovery::controller::documents;
 use site_recovery::datapath;
 use site_recovery::datapath::worker::{Step, Worker};
@@ -23,8 +21,11 @@ use site_recovery::engine::ledger::Store;
 use site_recovery::engine::throttle::Throttle;
 use site_recovery::engine::{Engine, Observation, Options};
 use site_recovery::ids::{ChainId, DiskId, DiskSlot, ReplicaId};
+use site_recovery::replica::document;
+use site_recovery::replica::fence::Fence;
 use site_recovery::replica::manifest::Manifest;
 use site_recovery::replica::names;
+use site_recovery::replica::retention::Retention;
 use site_recovery::replica::seal::Writer;
 use site_recovery::units::{Clock, Generation};
 use tempfile::TempDir;
@@ -34,7 +35,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::chronicle::{Barriers, Chronicle, Told};
 use super::host::{Fate, Host};
+use super::weather::{Met, Weather};
 use crate::replication::model::{Model, Witness, Witnessed, slot, vm};
 
 /// How often a worker looks whether there is something to apply.
@@ -43,17 +46,6 @@ const LOOK: Duration = Duration::from_secs(5);
 const WAIT: Duration = Duration::from_secs(30);
 /// From one barrier to the next that nobody asks for.
 const INTERVAL: Duration = Duration::from_secs(900);
-
-/// What a network may deliver late: whatever changes something.
-const LATE: [Operation; 7] = [
-    Operation::PutBlob,
-    Operation::PutPages,
-    Operation::ClearPages,
-    Operation::SetSequenceNumber,
-    Operation::Snapshot,
-    Operation::CreatePageBlob,
-    Operation::DeleteBlob,
-];
 
 /// A clock that goes with the runtime's time, and that jumps when it is told to.
 pub(crate) struct JumpingClock {
@@ -69,25 +61,22 @@ impl Clock for JumpingClock {
     }
 }
 
-/// What one life of somebody meets at the storage account.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Weather {
-    /// One request in so many fails, before or after it was carried out, or is delivered late.
-    pub(crate) fails_one_in: Option<u64>,
-    pub(crate) late_one_in: Option<u64>,
-    /// The request at which this life stands still, and whether it is carried out before.
-    pub(crate) stands_at: Option<(u64, bool)>,
-    /// The write of a whole blob, or the listing, that the network holds back while its sender waits for the reply.
-    pub(crate) waits_at: Option<u64>,
-    pub(crate) seed: u64,
-}
-
 /// How an engine is started.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Start {
     pub(crate) allowed: bool,
+    /// How often a barrier is to be application-consistent.
+    pub(crate) application_every: Option<Duration>,
     pub(crate) weather: Weather,
     pub(crate) fate: Fate,
+}
+
+/// What the workers of a replica are told.
+#[derive(Default)]
+pub(crate) struct Orders {
+    pub(crate) retention: Retention,
+    /// The chain that a new one is to follow.
+    pub(crate) retired: Option<ChainId>,
 }
 
 /// A life of the engine.
@@ -96,6 +85,8 @@ pub(crate) struct Life {
     pub(crate) synchronize: Arc<Notify>,
     pub(crate) retry: Arc<Notify>,
     pub(crate) allowed: bool,
+    pub(crate) generation: Generation,
+    pub(crate) disks: BTreeMap<DiskId, DiskSlot>,
     pub(crate) faults: Arc<Faults>,
     pub(crate) host: Host,
     /// Opens what this life stands still at.
@@ -110,6 +101,7 @@ pub(crate) struct Hand {
     pub(crate) faults: Arc<Faults>,
     pub(crate) stands: Option<Gate>,
     pub(crate) troubles: Arc<Mutex<Option<datapath::Error>>>,
+    chronicle: Arc<Chronicle>,
     task: JoinHandle<()>,
 }
 
@@ -117,6 +109,8 @@ pub(crate) struct World {
     pub(crate) model: Arc<Model>,
     pub(crate) witness: Arc<Witness>,
     pub(crate) disks: BTreeMap<DiskId, DiskSlot>,
+    /// Disks that are not replicated now.
+    pub(crate) excluded: BTreeSet<DiskId>,
     pub(crate) id: ReplicaId,
     pub(crate) inbox: MemoryContainer,
     pub(crate) replica: MemoryContainer,
@@ -125,6 +119,11 @@ pub(crate) struct World {
     pub(crate) acknowledged: Arc<Mutex<BTreeSet<Timestamp>>>,
     /// Holds what is delivered late.
     pub(crate) late: Vec<Gate>,
+    pub(crate) chronicle: Arc<Chronicle>,
+    pub(crate) orders: Arc<Mutex<Orders>>,
+    /// What those who command say at present.
+    pub(crate) fence: Fence,
+    barriers: Barriers,
     clock: Arc<JumpingClock>,
     folder: TempDir,
 }
@@ -140,26 +139,68 @@ impl World {
         let id = ReplicaId::from_random(random.random());
         let disks =
             (0..sizes.len()).map(|number| (DiskId::from_random(random.random()), slot(number)));
+        let disks: BTreeMap<_, _> = disks.collect();
+        let model = Model::new(folder.path(), sizes);
+        let (witness, barriers) = (Arc::<Witness>::default(), Barriers::default());
+        let inbox = MemoryContainer::new("c-i", clock.clone());
+        let replica = MemoryContainer::new("c-r", clock.clone());
+        let chronicle = Chronicle {
+            id: id.clone(),
+            disks: disks.clone(),
+            inbox: inbox.clone(),
+            replica: replica.clone(),
+            witness: witness.clone(),
+            barriers: barriers.clone(),
+            told: Mutex::<Told>::default(),
+        };
         let world = World {
-            model: Model::new(folder.path(), sizes),
-            witness: Arc::default(),
-            disks: disks.collect(),
-            inbox: MemoryContainer::new("c-i", clock.clone()),
-            replica: MemoryContainer::new("c-r", clock.clone()),
+            fence: model.fence(&id, &disks),
+            model,
+            witness,
+            disks,
+            excluded: BTreeSet::new(),
+            inbox,
+            replica,
             home: Arc::default(),
             acknowledged: Arc::default(),
             late: Vec::new(),
+            chronicle: Arc::new(chronicle),
+            orders: Arc::default(),
+            barriers,
             clock,
             folder,
             id,
         };
         let chain = ChainId::from_random(random.random());
         world.store().create(chain).await.unwrap();
-        let fence = world.model.fence(&world.id, &world.disks);
-        documents::create(&world.replica, names::FENCE, fence)
+        documents::create(&world.replica, names::FENCE, world.fence.clone())
             .await
             .unwrap();
         world
+    }
+
+    /// Changes what those who command say.
+    pub(crate) async fn command(&mut self, change: impl FnOnce(&mut Fence)) {
+        change(&mut self.fence);
+        let body = document::encode(&self.fence).unwrap().into();
+        let options = PutOptions::default();
+        self.replica
+            .put(names::FENCE, body, &options)
+            .await
+            .unwrap();
+    }
+
+    /// Has the present chain followed by a new one.
+    pub(crate) async fn retire(&self) {
+        let chain = self.manifest().await.chain;
+        self.orders.lock().unwrap().retired = Some(chain);
+    }
+
+    /// The disks that are replicated now.
+    pub(crate) fn included(&self) -> BTreeMap<DiskId, DiskSlot> {
+        let mut disks = self.disks.clone();
+        disks.retain(|id, _| !self.excluded.contains(id));
+        disks
     }
 
     /// The replica as it is, without weather.
@@ -175,42 +216,13 @@ impl World {
         self.store().load().await.unwrap().unwrap().manifest
     }
 
-    /// Makes rules of the weather.
-    fn faults(&mut self, weather: &Weather) -> (Arc<Faults>, Option<Gate>) {
-        let faults = Faults::new(weather.seed);
-        let add = |operations: &[Operation], calls, effect| {
-            faults.add(Rule {
-                operations: operations.to_vec(),
-                object: "*".to_owned(),
-                calls,
-                effect,
-            });
-        };
-        if let Some(one_in) = weather.fails_one_in {
-            let calls = Calls::OneIn(2 * one_in);
-            add(&[], calls, Effect::Fail(Failure::Throttled));
-            add(&[], calls, Effect::FailAfter(Failure::Interrupted));
-        }
-        if let Some(one_in) = weather.late_one_in {
-            let gate = Gate::closed();
-            add(&LATE, Calls::OneIn(one_in), Effect::Late(gate.clone()));
-            self.late.push(gate);
-        }
-        if let Some(at) = weather.waits_at {
-            let gate = Gate::closed();
-            let some = [Operation::PutBlob, Operation::ListBlobs];
-            add(&some, Calls::Nth(at), Effect::Hold(gate.clone()));
-            self.late.push(gate);
-        }
-        let stands = weather.stands_at.map(|(at, carried_out)| {
-            let gate = Gate::closed();
-            let effect = match carried_out {
-                true => Effect::HoldReply(gate.clone()),
-                false => Effect::Hold(gate.clone()),
-            };
-            add(&[], Calls::Nth(at), effect);
-            gate
-        });
+    fn meet(&mut self, weather: &Weather) -> (Arc<Faults>, Option<Gate>) {
+        let Met {
+            faults,
+            stands,
+            late,
+        } = weather.begin();
+        self.late.extend(late);
         (faults, stands)
     }
 
@@ -230,7 +242,7 @@ impl World {
     /// Starts an engine on the host that the VM is on, with whatever an earlier one has left there.
     pub(crate) fn start(&mut self, start: Start) -> Life {
         let number = self.home.load(Ordering::SeqCst);
-        let (faults, stands) = self.faults(&start.weather);
+        let (faults, stands) = self.meet(&start.weather);
         let faulty = |container: MemoryContainer| -> Arc<dyn Container> {
             Arc::new(FaultyContainer::new(Arc::new(container), faults.clone()))
         };
@@ -238,7 +250,9 @@ impl World {
             model: self.model.clone(),
             witness: self.witness.clone(),
         };
-        let host = Host::new(witnessed, number, self.home.clone(), start.fate);
+        let home = (number, self.home.clone());
+        let host = Host::new(witnessed, home, self.barriers.clone(), start.fate);
+        let (disks, generation) = (self.included(), self.fence.generation);
         let folder = self.folder_of(number);
         std::fs::create_dir_all(&folder).unwrap();
         let (publish, observed) = watch::channel(Engine::initial());
@@ -253,20 +267,19 @@ impl World {
             options: Options {
                 writer: Writer {
                     host: format!("hv{number}").parse().unwrap(),
-                    generation: Generation::new(1),
+                    generation,
                 },
                 vm: vm(),
-                disks: self.disks.clone(),
+                disks: disks.clone(),
                 compress: true,
                 interval: INTERVAL,
-                application_every: None,
+                application_every: start.application_every,
                 resynchronize: start.allowed,
                 folder,
             },
             throttle: Arc::new(Throttle::new(None)),
             clock: self.clock.clone(),
-            progress: self
-                .disks
+            progress: disks
                 .keys()
                 .map(|id| (id.clone(), Arc::default()))
                 .collect(),
@@ -284,6 +297,8 @@ impl World {
             synchronize,
             retry,
             allowed: start.allowed,
+            generation,
+            disks,
             faults,
             host,
             stands,
@@ -295,7 +310,7 @@ impl World {
 
     /// Starts a worker. It stands still where its weather says, and does not die there.
     pub(crate) fn work(&mut self, weather: &Weather) -> Hand {
-        let (faults, stands) = self.faults(weather);
+        let (faults, stands) = self.meet(weather);
         let faulty = |container: &MemoryContainer| -> Arc<dyn Container> {
             Arc::new(FaultyContainer::new(
                 Arc::new(container.clone()),
@@ -309,9 +324,13 @@ impl World {
         });
         let troubles = Arc::<Mutex<Option<datapath::Error>>>::default();
         let seen = troubles.clone();
+        let (orders, chronicle) = (self.orders.clone(), self.chronicle.clone());
         let task = tokio::spawn(async move {
             loop {
+                take(&mut worker, &orders);
+                chronicle.look().await;
                 let step = worker.step().await;
+                chronicle.look().await;
                 let wait = match &step {
                     Ok(Step::Applied) => Duration::ZERO,
                     Ok(Step::Idle) => LOOK,
@@ -325,9 +344,16 @@ impl World {
             faults,
             stands,
             troubles,
+            chronicle: self.chronicle.clone(),
             task,
         }
     }
+}
+
+fn take(worker: &mut Worker, orders: &Mutex<Orders>) {
+    let orders = orders.lock().unwrap();
+    worker.keep(orders.retention.clone());
+    worker.retire(orders.retired.clone());
 }
 
 /// Ends a life where its fate or its weather says.
@@ -381,5 +407,13 @@ impl Hand {
         self.task.abort();
         // It was cancelled.
         let _ = self.task.await;
+        self.chronicle.look().await;
+    }
+
+    /// Whether what it reads is damaged: a new chain is needed.
+    pub(crate) fn is_refused(&self) -> bool {
+        let trouble = self.troubles.lock().unwrap();
+        let refused = trouble.as_ref().and_then(datapath::Error::refused);
+        refused.is_some()
     }
 }

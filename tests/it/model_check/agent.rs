@@ -17,7 +17,8 @@ use site_recovery::units::{ByteRange, Generation, Sequence};
 use uuid::Uuid;
 
 use super::state::{
-    Careless, Delayed, Keyed, PAGE, SIZE, State, barrier, cursor_of, disk, freeze_of, known, pages,
+    Careless, Delayed, Keyed, PAGE, SIZE, State, barrier, cursor_of, disk, freeze_of, is_written,
+    known, pages,
 };
 
 #[derive(Clone, Hash)]
@@ -201,6 +202,10 @@ impl State {
     /// Reads the manifest, and the seals that were listed and are not applied.
     fn read(&mut self, number: usize, listed: &[u64]) -> String {
         let manifest = self.manifest.clone();
+        if manifest.value.closed {
+            self.fail(number);
+            return "finds its chain closed".to_owned();
+        }
         let last = &manifest.value.last_applied;
         let (mut prev, mut cursor) = (last.seal, last.cursors.get(&disk()).cloned());
         let (mut next, mut applied) = (last.sequence.next().value(), true);
@@ -213,6 +218,10 @@ impl State {
                 return "finds a seal applied that it had listed".to_owned();
             };
             let seal = &found.value.seal;
+            if seal.chain != manifest.value.chain {
+                next = sequence + 1;
+                continue;
+            }
             if seal.prev != prev {
                 self.gap = true;
             }
@@ -246,7 +255,7 @@ impl State {
                     return Some("waits until all is applied".to_owned());
                 }
                 let (table, frozen) = (known(&view.manifest.value), pages(self.frozen[freeze]));
-                let differ = (0..2).filter(|page| table[*page] != frozen[*page]);
+                let differ = (0..2).filter(|page| table[*page] != Some(frozen[*page]));
                 let logs = differ.map(|page| (page, frozen[page])).collect();
                 let cursor = DiskCursor::Copied {
                     point: point.clone(),
@@ -260,6 +269,15 @@ impl State {
                 }
                 if self.here != Some(freeze) {
                     return Some(self.on(number, Event::PointLost));
+                }
+                let is_counted = match view.cursor.value.as_ref() {
+                    Some(DiskCursor::Tracking { cursor }) => freeze_of(cursor) == since,
+                    Some(DiskCursor::Copied { .. }) => true,
+                    Some(DiskCursor::Copying { .. }) | None => false,
+                };
+                if !is_counted && self.left.careless != Some(Careless::Count) {
+                    self.fail(number);
+                    return Some("finds that its cursor is not the sealed one".to_owned());
                 }
                 if since < self.lost {
                     return Some(self.on(number, Event::TrackingLost(vec![disk()])));
@@ -314,9 +332,8 @@ impl State {
             return Some("finds that another has sealed".to_owned());
         }
         let (since, until) = (self.frozen[captured.since], self.frozen[captured.point]);
-        let changed = |page: usize| (since + 1..=until).any(|write| usize::from(write % 2) == page);
         let logs = (0..2)
-            .filter(|page| changed(*page))
+            .filter(|page| is_written(*page, since, until))
             .map(|page| (page, pages(until)[page]))
             .collect();
         let cursor = DiskCursor::Tracking {
@@ -390,7 +407,17 @@ impl State {
             self.fail(number);
             return "finds that another's seal was applied in its place".to_owned();
         }
-        self.acknowledged.push(Keyed::new(id));
+        let careless = self.left.careless == Some(Careless::Chain);
+        if self.manifest.value.chain != found.value.seal.chain && !careless {
+            self.fail(number);
+            return "finds that its chain was retired".to_owned();
+        }
+        let careless = self.left.careless == Some(Careless::Close);
+        if self.manifest.value.closed && last.seal != Some(id) && !careless {
+            self.fail(number);
+            return "finds that its chain was closed before".to_owned();
+        }
+        self.acknowledged.push((view.next, Keyed::new(id)));
         match phase {
             Phase::Copying { .. } => self.on(number, Event::Copied),
             _ => {

@@ -61,7 +61,7 @@ impl<T> PartialEq for Keyed<T> {
 }
 
 /// A step that is left out, to see that the search misses it.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Careless {
     /// A seal that was stored is believed.
     Confirm,
@@ -73,6 +73,14 @@ pub(super) enum Careless {
     Look,
     /// What no manifest names is deleted, whoever has pinned it.
     Collect,
+    /// A seal counts, whatever became of its chain.
+    Chain,
+    /// A seal counts, whether its chain was closed before or not.
+    Close,
+    /// Changes are counted from where the agent stands, whatever is sealed.
+    Count,
+    /// A new chain believes what the chunk table says.
+    Touch,
 }
 
 /// How often what may happen, and who there is.
@@ -91,6 +99,10 @@ pub(super) struct Budget {
     /// How often a worker prunes or collects.
     pub(super) cleans: u8,
     pub(super) runs: u8,
+    /// How often somebody asks for a new chain.
+    pub(super) chains: u8,
+    /// Sealed logs that are damaged.
+    pub(super) tears: u8,
     pub(super) careless: Option<Careless>,
 }
 
@@ -103,7 +115,7 @@ pub(super) enum Delayed {
 
 #[derive(Clone, Hash)]
 pub(super) struct State {
-    /// How often the guest has written: the n-th write puts n into page n mod 2.
+    /// How often the guest has written.
     pub(super) writes: u8,
     /// What the guest had written at each freeze.
     pub(super) frozen: Vec<u8>,
@@ -126,10 +138,17 @@ pub(super) struct State {
     pub(super) workers: Vec<Hand>,
     /// Every seal that was published as applied.
     pub(super) applied: Vec<Keyed<Digest>>,
-    /// Every seal that an agent goes on behind.
-    pub(super) acknowledged: Vec<Keyed<Digest>>,
+    /// Every seal that an agent goes on behind, and its sequence.
+    pub(super) acknowledged: Vec<(u64, Keyed<Digest>)>,
     /// The chain was broken.
     pub(super) gap: bool,
+    /// The chain that a new one is to follow.
+    pub(super) retired: Option<Keyed<ChainId>>,
+    /// A sealed log of this sequence is damaged, and whether a worker has seen it.
+    pub(super) torn: Option<u64>,
+    pub(super) refused: bool,
+    /// Seals that fell with their chain, as they may.
+    pub(super) fallen: BTreeSet<u64>,
     pub(super) left: Budget,
 }
 
@@ -154,10 +173,25 @@ pub(super) fn barrier(freeze: usize) -> Barrier {
     }
 }
 
+/// The page that the n-th write goes to, and what is there then: the second takes back the first.
+const WRITES: [(usize, u8); 3] = [(1, 1), (1, 0), (0, 3)];
+
+fn writes(from: u8, to: u8) -> &'static [(usize, u8)] {
+    &WRITES[usize::from(from)..usize::from(to)]
+}
+
 /// What the pages hold after so many writes.
-pub(super) fn pages(writes: u8) -> [u8; 2] {
-    let last = |page: u8| (1..=writes).rev().find(|write| write % 2 == page);
-    [last(0).unwrap_or(0), last(1).unwrap_or(0)]
+pub(super) fn pages(count: u8) -> [u8; 2] {
+    let mut pages = [0; 2];
+    for (page, value) in writes(0, count) {
+        pages[*page] = *value;
+    }
+    pages
+}
+
+/// Whether a page was written after so many writes, and up to so many.
+pub(super) fn is_written(page: usize, from: u8, to: u8) -> bool {
+    writes(from, to).iter().any(|(at, _)| *at == page)
 }
 
 /// A part of a chunk table says in its name what the pages hold.
@@ -175,13 +209,22 @@ pub(super) fn table(values: &BTreeMap<usize, u8>, sequence: u64) -> TableRef {
     }
 }
 
-/// What the table says that the pages hold.
-pub(super) fn known(manifest: &Manifest) -> [u8; 2] {
-    let mut known = [0; 2];
+/// A part of a chunk table that says of these pages that it does not know.
+pub(super) fn touched(pages: &BTreeSet<usize>, sequence: u64) -> TableRef {
+    let said: Vec<String> = pages.iter().map(|page| format!("{page}=?")).collect();
+    TableRef {
+        blob: said.join(";"),
+        ..table(&BTreeMap::new(), sequence)
+    }
+}
+
+/// What the table says that the pages hold, as far as it knows.
+pub(super) fn known(manifest: &Manifest) -> [Option<u8>; 2] {
+    let mut known = [Some(0); 2];
     for part in manifest.disks.values().flat_map(|disk| &disk.tables) {
         for said in part.blob.split(';').filter(|said| !said.is_empty()) {
             let (page, value) = said.split_once('=').unwrap();
-            known[page.parse::<usize>().unwrap()] = value.parse().unwrap();
+            known[page.parse::<usize>().unwrap()] = value.parse().ok();
         }
     }
     known
@@ -251,6 +294,10 @@ impl State {
             applied: vec![Keyed::new(seal)],
             acknowledged: Vec::new(),
             gap: false,
+            retired: None,
+            torn: None,
+            refused: false,
+            fallen: BTreeSet::new(),
             left: budget,
         }
     }
@@ -282,6 +329,7 @@ impl State {
             all.push((format!("delivered late: {}", next.deliver(delayed)), next));
         }
         all.extend(self.run_acts());
+        all.extend(self.chain_acts());
         for number in 0..self.agents.len() {
             all.extend(self.agent_acts(number));
         }
@@ -330,7 +378,8 @@ impl State {
                 .find(|point| point.sequence == *sequence);
             let point = content(point.expect("a consistent head has its point"));
             let known = known(manifest);
-            if self.blob != point || known != point {
+            let vouches = (0..2).all(|page| known[page].is_none_or(|value| value == point[page]));
+            if self.blob != point || !vouches {
                 return Some(format!(
                     "the head holds {:?}, its point {point:?}, its table says {known:?}",
                     self.blob
@@ -344,12 +393,13 @@ impl State {
             let mut behind = self
                 .inbox
                 .range(manifest.last_applied.sequence.value() + 1..);
-            behind.any(|(_, found)| found.value.id == *id.value)
+            behind.any(|(_, found)| {
+                found.value.id == *id.value && found.value.seal.chain == manifest.chain
+            })
         };
-        let lost = self
-            .acknowledged
-            .iter()
-            .any(|id| !self.applied.contains(id) && !waits(id));
+        let lost = self.acknowledged.iter().any(|(sequence, id)| {
+            !(self.applied.contains(id) || waits(id) || self.fallen.contains(sequence))
+        });
         lost.then(|| "what an agent takes for sealed is not there".to_owned())
     }
 }

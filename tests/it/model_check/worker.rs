@@ -6,8 +6,10 @@ use jiff::Timestamp;
 use site_recovery::datapath::advance::{self, Brought, Cut};
 use site_recovery::datapath::plan::{self, Ahead, Cycle, Plan};
 use site_recovery::replica::manifest::Manifest;
+use site_recovery::replica::seal::SealedLog;
 
 use super::prune::Broom;
+use super::retire::Retirement;
 use super::state::{Careless, Delayed, Keyed, PAGE, State, disk, snapshot, table};
 
 /// Workers could take over from each other for ever.
@@ -29,16 +31,23 @@ pub(super) enum Hand {
     Publishes(Keyed<Manifest>, Keyed<Manifest>, Keyed<Cycle>),
     Deletes(Keyed<Manifest>, Keyed<Cycle>),
     Cleans(Keyed<Manifest>, Broom),
+    Retires(Keyed<Manifest>, Retirement),
 }
 
-/// The pages that a cycle writes.
-fn writes(cycle: &Cycle) -> Vec<(usize, u8)> {
-    let disks = cycle.seals.iter().flat_map(|found| &found.seal.disks);
-    let page = |start: u64| usize::try_from(start / PAGE).unwrap();
-    disks
-        .flat_map(|disk| &disk.logs)
-        .map(|log| (page(log.range.start()), u8::try_from(log.stored).unwrap()))
-        .collect()
+/// The page that a log is of.
+pub(super) fn page_of(log: &SealedLog) -> usize {
+    usize::try_from(log.range.start() / PAGE).unwrap()
+}
+
+/// The pages that a cycle writes, and the sequences that bring them.
+fn writes(cycle: &Cycle) -> Vec<(usize, u8, u64)> {
+    let mut writes = Vec::new();
+    for seal in cycle.seals.iter().map(|found| &found.seal) {
+        let logs = seal.disks.iter().flat_map(|disk| &disk.logs);
+        let value = |log: &SealedLog| u8::try_from(log.stored).unwrap();
+        writes.extend(logs.map(|log| (page_of(log), value(log), seal.sequence.value())));
+    }
+    writes
 }
 
 impl State {
@@ -53,7 +62,7 @@ impl State {
             all.push((who("dies"), next));
         }
         if let Hand::Writes(held, cycle, done) = hand
-            && let Some((page, value)) = writes(&cycle.value).get(*done).copied()
+            && let Some((page, value, _)) = writes(&cycle.value).get(*done).copied()
             && self.left.delays > 0
         {
             let mut next = self.clone();
@@ -77,7 +86,9 @@ impl State {
     fn work(&mut self, number: usize) -> Option<&'static str> {
         let hand = std::mem::replace(&mut self.workers[number], Hand::Idle);
         let (now, what) = match hand {
-            Hand::Idle if self.inbox.is_empty() && self.left.cleans == 0 => return None,
+            Hand::Idle if self.inbox.is_empty() && self.left.cleans == 0 && !self.is_retiring() => {
+                return None;
+            }
             Hand::Idle if self.manifest.value.writer.generation.value() >= OWNERS => return None,
             Hand::Idle => (Hand::Raises(self.manifest.clone()), "loads"),
             Hand::Raises(held) => {
@@ -133,6 +144,7 @@ impl State {
                 (Hand::Owns(held), "deletes what it applied")
             }
             Hand::Cleans(held, broom) => self.clean(held, broom),
+            Hand::Retires(held, retirement) => self.retire(held, retirement),
         };
         self.workers[number] = now;
         Some(what)
@@ -167,7 +179,10 @@ impl State {
             }
         }
         match plan::plan(manifest, ahead) {
-            Plan::Apply(cycle) => Some(Hand::Marks(held, Keyed::new(cycle))),
+            Plan::Apply(cycle) => match self.whole_part(cycle) {
+                Some(cycle) => Some(Hand::Marks(held, Keyed::new(cycle))),
+                None => self.retires(held),
+            },
             Plan::Gap(_) => {
                 self.gap = true;
                 Some(Hand::Idle)
@@ -176,7 +191,10 @@ impl State {
                 let applied = manifest.last_applied.sequence.value();
                 let before = self.inbox.len();
                 self.inbox.retain(|sequence, _| *sequence > applied);
-                (self.inbox.len() < before).then_some(Hand::Owns(held))
+                match self.inbox.len() < before {
+                    true => Some(Hand::Owns(held)),
+                    false => self.retires(held),
+                }
             }
         }
     }
@@ -188,7 +206,11 @@ impl State {
         done: usize,
     ) -> (Hand, &'static str) {
         let all = writes(&cycle.value);
-        if let Some((page, value)) = all.get(done) {
+        if let Some((page, value, sequence)) = all.get(done) {
+            if self.torn == Some(*sequence) {
+                self.refused = true;
+                return (Hand::Idle, "finds a damaged log");
+            }
             let careless = self.left.careless == Some(Careless::Fence);
             if self.number != held.value.writer.fence() && !careless {
                 return (Hand::Idle, "is fenced");
@@ -196,7 +218,8 @@ impl State {
             self.blob[*page] = *value;
             return (Hand::Writes(held, cycle, done + 1), "writes a page");
         }
-        let said: BTreeMap<usize, u8> = all.into_iter().collect();
+        let said = all.into_iter().map(|(page, value, _)| (page, value));
+        let said: BTreeMap<usize, u8> = said.collect();
         let sequence = cycle.value.target().seal.sequence.value();
         let point = advance::disks_at_barrier(&held.value, &cycle.value);
         let generation = held.value.writer.generation.value();

@@ -1,6 +1,7 @@
 //! A hypervisor in memory that remembers what every frozen point held. It does what the trait promises and no more.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -34,6 +35,9 @@ struct State {
     freezes: usize,
     /// Changes before this generation are not known any more, by disk.
     lost: BTreeMap<DiskSlot, usize>,
+    /// Nor are those before this one, of any disk: nobody needs them any more.
+    forgotten: usize,
+    regrets: Regrets,
     fails: bool,
     off: bool,
     /// The guest cannot be quiesced.
@@ -48,6 +52,13 @@ impl State {
         let second = 1_790_000_000 + i64::try_from(self.freezes).unwrap();
         Timestamp::from_second(second + self.turned * 86_400).unwrap()
     }
+}
+
+/// Whether somebody counted on what had been dropped as not needed.
+#[derive(Clone, Default)]
+struct Regrets {
+    excused: Arc<AtomicBool>,
+    told: Arc<AtomicBool>,
 }
 
 struct Point {
@@ -161,6 +172,16 @@ impl Model {
     /// Points that are opened from now on cannot tell what changed.
     pub(crate) fn fail_changes(&self, fails: bool) {
         self.lock().fails = fails;
+    }
+
+    /// Whether changes were asked for since a cursor that had been dropped as not needed, before it was excused.
+    pub(crate) fn regrets(&self) -> bool {
+        self.lock().regrets.told.load(Ordering::SeqCst)
+    }
+
+    /// From now on an older cursor than the one that was kept may be the last.
+    pub(crate) fn excuse(&self) {
+        self.lock().regrets.excused.store(true, Ordering::SeqCst);
     }
 
     pub(crate) fn freezes(&self) -> usize {
@@ -367,6 +388,8 @@ impl Hypervisor for Witnessed {
                 .map(|disks| disks.get(disk).cloned().unwrap_or_default())
                 .collect(),
             lost: state.lost.get(disk).copied().unwrap_or_default(),
+            forgotten: state.forgotten,
+            regrets: state.regrets.clone(),
             fails: state.fails,
         }))
     }
@@ -408,6 +431,7 @@ impl Hypervisor for Witnessed {
             .filter_map(|cursor| cursor.as_str().parse::<usize>().ok())
             .min();
         let mut state = self.model.lock();
+        state.forgotten = state.forgotten.max(least.unwrap_or_default());
         state
             .committed
             .retain(|_, generation| least.is_none_or(|least| *generation >= least));
@@ -423,6 +447,8 @@ struct Frozen {
     content: Arc<Vec<u8>>,
     written: Vec<BTreeSet<u64>>,
     lost: usize,
+    forgotten: usize,
+    regrets: Regrets,
     fails: bool,
 }
 
@@ -455,7 +481,11 @@ impl FrozenDisk for Frozen {
         if self.fails {
             return Err(error(Kind::Unavailable, "list changes"));
         }
-        if generation < self.lost {
+        let is_forgotten = generation < self.forgotten;
+        if is_forgotten && generation >= self.lost && !self.regrets.excused.load(Ordering::SeqCst) {
+            self.regrets.told.store(true, Ordering::SeqCst);
+        }
+        if generation < self.lost || is_forgotten {
             return Err(error(Kind::TrackingLost, "list changes"));
         }
         let blocks: BTreeSet<u64> = self.written[generation..]

@@ -126,6 +126,7 @@ fn a_machine_in_which_nothing_happens_has_a_young_rpo() {
         },
         disks: BTreeMap::new(),
         points: vec![point],
+        closed: false,
         retired_to: Sequence::ZERO,
     };
     let all = Reached::of(Some(&seen(4, 0, 0, 7200)), Some(&manifest));
