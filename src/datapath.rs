@@ -15,6 +15,8 @@
 //! cycles [`chain`] gives up what cannot be applied and begins anew, and [`prune`] lets recovery points go. Where the work
 //! is done by processes of their own, [`follower`] sees from storage how far they are, and [`trouble`] what they say.
 //!
+//! What a failover imports is copied from a point by [`import`].
+//!
 //! Beside it, and beside a running one, stands what only reads: [`inspect`] finds replicas and says how they are,
 //! [`content`] reads a disk of a point and compares it with the chunk table, on which [`verify`] and [`restore`] build.
 
@@ -28,6 +30,7 @@ pub mod disk;
 pub mod error;
 pub mod fold;
 pub mod follower;
+pub mod import;
 pub mod inbox;
 pub mod inspect;
 pub mod logs;

@@ -13,6 +13,7 @@
 //! | `commit` | `ConvertToReferencePoint`: the checkpoint merges away, its RCT ids become cursors |
 //! | `abandon` | `DestroySnapshot` |
 //! | `forget` | `DestroyReferencePoint` of our older points |
+//! | `set_start_action` | `ModifySystemSettings` with `AutomaticStartupAction` |
 //!
 //! A frozen point is named, not held: it survives the agent, so that a copy goes on after a restart. Checkpoints and
 //! reference points of other products are never touched.
@@ -43,6 +44,9 @@ pub struct Machine {
     pub name: String,
     pub boot: BootGeneration,
     pub power: PowerState,
+    /// Where it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_action: Option<StartAction>,
     /// What keeps the machine from being frozen now, if anything does.
     pub busy: Option<Busy>,
     pub processors: u32,
@@ -71,6 +75,19 @@ pub enum PowerState {
     Paused,
     Saved,
     Other(u16),
+}
+
+/// What the host does with a machine when it starts itself: `Msvm_VirtualSystemSettingData.AutomaticStartupAction`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum StartAction {
+    /// 2: it stays off.
+    Nothing,
+    /// 3, Hyper-V's default: it is started if it ran when the host went down.
+    #[default]
+    IfRunning,
+    /// 4: it is started.
+    Always,
 }
 
 /// An operation of the hypervisor that a freeze has to wait for.
@@ -312,4 +329,10 @@ pub trait Hypervisor: Send + Sync {
     /// [`Kind::Timeout`] if the state was not reached; what it is then must be asked for.
     fn power(&self, vm: &VmId, operation: PowerOperation, patience: Duration)
     -> Result<PowerState>;
+
+    /// Says what the host does with the machine from now on when it starts itself.
+    ///
+    /// # Errors
+    /// If the machine cannot be changed.
+    fn set_start_action(&self, vm: &VmId, action: StartAction) -> Result<()>;
 }

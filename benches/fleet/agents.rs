@@ -259,6 +259,7 @@ fn machine(name: &str) -> anyhow::Result<Machine> {
         name: name.to_owned(),
         boot: BootGeneration::Gen2,
         power: PowerState::Running,
+        start_action: None,
         busy: None,
         processors: 2,
         memory_mib: 4096,

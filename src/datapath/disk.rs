@@ -191,7 +191,8 @@ pub fn identity_of(id: &DiskId) -> uuid::Uuid {
     uuid::Builder::from_random_bytes(bits).into_uuid()
 }
 
-fn is_ours(metadata: &Metadata, store: &Store, id: &DiskId) -> bool {
+/// Whether metadata say that a blob is this disk, at whatever point.
+pub fn is_ours(metadata: &Metadata, store: &Store, id: &DiskId) -> bool {
     let says = |name: &str, value: &str| metadata.get(name).is_some_and(|found| found == value);
     says(META_REPLICA, store.id.as_str()) && says(META_DISK, id.as_str())
 }

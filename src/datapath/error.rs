@@ -94,6 +94,12 @@ pub enum Error {
         from: u64,
         to: u64,
     },
+    #[error("{blob} was not copied from replica {replica}, the service says: {why}")]
+    NotCopied {
+        replica: ReplicaId,
+        blob: String,
+        why: String,
+    },
     #[error("{what} of replica {replica} was cut short")]
     Aborted {
         what: &'static str,
@@ -126,6 +132,7 @@ impl Error {
             | Error::Lost { .. }
             | Error::Fenced { .. }
             | Error::Foreign { .. }
+            | Error::NotCopied { .. }
             | Error::Aborted { .. } => None,
         }
     }
@@ -148,6 +155,7 @@ impl Error {
             Error::Fenced { .. } => Code::Fenced,
             Error::Foreign { .. } => Code::ForeignBlob,
             Error::Shrunk { .. } => Code::Unsupported,
+            Error::NotCopied { .. } => Code::StorageServerError,
             Error::Aborted { .. } => Code::StorageUnreachable,
         }
     }

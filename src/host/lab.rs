@@ -26,7 +26,7 @@ use crate::host::lab::frozen::{Frozen, Name};
 use crate::host::lab::protocol::{Call, FrozenChain, WAIT_MAX_MS};
 use crate::host::{
     Consistency, FrozenDisk, FrozenPoint, Hypervisor, Machine, PowerOperation, PowerState, Result,
-    Revision, TrackingCursor,
+    Revision, StartAction, TrackingCursor,
 };
 use crate::ids::{DiskSlot, FrozenPointId, VmId};
 
@@ -182,5 +182,13 @@ impl Hypervisor for LabHypervisor {
             .connection
             .call_within(&call, patience.saturating_add(SLACK));
         reply.map_err(|failure| failure.of("change the power state").on(vm))
+    }
+
+    fn set_start_action(&self, vm: &VmId, action: StartAction) -> Result<()> {
+        let call = Call::SetStartAction {
+            vm: vm.clone(),
+            action,
+        };
+        self.call_on("change the start action", vm, &call)
     }
 }

@@ -115,6 +115,11 @@ pub fn record(object: &ObjectName) -> String {
     format!("vms/{}/{}.json", object.namespace(), object.name())
 }
 
+/// In a site's container: what a run imports of a disk.
+pub fn import(run: &ObjectName, disk: &DiskId) -> String {
+    format!("imports/{}/{}/{disk}.vhd", run.namespace(), run.name())
+}
+
 /// In a replica container: where all disks are.
 pub const DISKS: &str = "disks/";
 

@@ -8,6 +8,7 @@ mod delta;
 mod gone;
 mod grow;
 mod hand;
+mod import;
 mod inbox;
 pub(crate) mod model;
 mod prune;

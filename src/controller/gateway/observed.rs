@@ -246,6 +246,7 @@ mod tests {
             name: name.to_owned(),
             boot: BootGeneration::Gen2,
             power: PowerState::Running,
+            start_action: None,
             busy: None,
             processors: 2,
             memory_mib: 4096,

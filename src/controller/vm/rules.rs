@@ -318,6 +318,7 @@ mod tests {
             name: "web".to_owned(),
             boot: BootGeneration::Gen2,
             power: PowerState::Running,
+            start_action: None,
             busy: None,
             processors: 2,
             memory_mib: 4096,

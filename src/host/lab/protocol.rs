@@ -15,7 +15,7 @@ use uuid::Uuid;
 use crate::host::lab::failure::Failure;
 use crate::host::lab::fault::Fault;
 use crate::host::lab::spec::{Arrival, DiskSpec, MachineSpec, Settings};
-use crate::host::{Consistency, PowerOperation, PowerState, Revision, TrackingCursor};
+use crate::host::{Consistency, PowerOperation, PowerState, Revision, StartAction, TrackingCursor};
 use crate::ids::{DiskSlot, FrozenPointId, VmId};
 use crate::units::{ByteRange, MIB};
 
@@ -26,7 +26,7 @@ pub const REPLY_MAX: u64 = 32 * MIB;
 /// The longest that the hypervisor waits in one call of `WaitForChange` or `AwaitHeld`, in milliseconds.
 pub const WAIT_MAX_MS: u64 = 30_000;
 
-/// A request. Up to `Power` these are the calls of [`crate::host::Hypervisor`].
+/// A request. Up to `SetStartAction` these are the calls of [`crate::host::Hypervisor`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum Call {
@@ -83,6 +83,10 @@ pub enum Call {
         vm: VmId,
         operation: PowerOperation,
         patience_ms: u64,
+    },
+    SetStartAction {
+        vm: VmId,
+        action: StartAction,
     },
     Manage(Manage),
 }

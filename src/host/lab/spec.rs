@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::host::{Backing, BootGeneration, Busy, NetworkAdapter, Volume};
+use crate::host::{Backing, BootGeneration, Busy, NetworkAdapter, StartAction, Volume};
 use crate::ids::{DiskSlot, VmId};
 
 /// A machine to be made.
@@ -62,6 +62,7 @@ pub struct Settings {
     pub memory_mib: u64,
     pub secure_boot: bool,
     pub guest_os: Option<String>,
+    pub start_action: StartAction,
     pub replicated_by: Option<String>,
     pub network_adapters: Vec<NetworkAdapter>,
     pub hooks: Hooks,
@@ -78,6 +79,7 @@ impl Default for Settings {
             memory_mib: 4096,
             secure_boot: true,
             guest_os: None,
+            start_action: StartAction::default(),
             replicated_by: None,
             network_adapters: Vec::new(),
             hooks: Hooks::default(),

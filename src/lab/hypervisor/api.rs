@@ -103,7 +103,7 @@ fn place_of(call: &Call) -> (Option<Place>, Option<VmId>, Option<DiskSlot>) {
         Call::Commit { vm, .. } => (Place::Commit, Some(vm), None),
         Call::Abandon { vm, .. } => (Place::Abandon, Some(vm), None),
         Call::Forget { vm, .. } => (Place::Forget, Some(vm), None),
-        Call::Power { vm, .. } => (Place::Power, Some(vm), None),
+        Call::Power { vm, .. } | Call::SetStartAction { vm, .. } => (Place::Power, Some(vm), None),
         Call::Manage(_) => return (None, None, None),
     };
     (Some(place), vm.cloned(), disk.cloned())
@@ -166,12 +166,12 @@ fn serve_host(service: &Arc<Service>, call: Call) -> Result<Value> {
             operation,
             patience_ms,
         } => {
-            let patience = Duration::from_millis(patience_ms);
-            done(power::change(
-                service.machine(&vm)?.as_ref(),
-                operation,
-                patience,
-            )?)
+            let (machine, patience) = (service.machine(&vm)?, Duration::from_millis(patience_ms));
+            done(power::change(&machine, operation, patience)?)
+        }
+        Call::SetStartAction { vm, action } => {
+            let machine = service.machine(&vm)?;
+            done(power::set_start_action(&machine, action)?)
         }
         Call::Manage(_) => Err(Error::new(
             Kind::Internal,

@@ -24,6 +24,7 @@ pub(crate) fn describe(machine: &Machine) -> host::Machine {
         name: record.name.clone(),
         boot: record.boot,
         power: record.power,
+        start_action: Some(settings.start_action),
         busy: busy(machine, &record),
         processors: settings.processors,
         memory_mib: settings.memory_mib,

@@ -15,6 +15,7 @@ use crate::ids::DiskSlot;
 use crate::lab::hypervisor::disk::Disk;
 use crate::lab::hypervisor::home::{Context, Home};
 use crate::lab::hypervisor::merge::{self, Merger};
+use crate::lab::hypervisor::power;
 use crate::lab::hypervisor::record::{Record, VERSION};
 use crate::lab::hypervisor::store::{Store, of_durable, of_io};
 use crate::lab::hypervisor::tracking::cursor::Cursor;
@@ -89,21 +90,28 @@ impl Machine {
         if record.is_merging() {
             merge::start(self);
         }
-        if record.power == PowerState::Running {
+        let after = power::after_start(record.power, record.settings.start_action);
+        if let Some(state) = after {
+            self.record_power(state);
+        }
+        if after.unwrap_or(record.power) == PowerState::Running {
             match self.open_disks() {
                 Ok(()) => self.traffic.open(),
-                Err(error) => self.fail_to_start(&error),
+                Err(error) => {
+                    tracing::error!(vm = %self.home.vm, %error, "a machine cannot be started");
+                    self.record_power(PowerState::Off);
+                }
             }
         }
     }
 
-    fn fail_to_start(&self, error: &Error) {
-        tracing::error!(vm = %self.home.vm, %error, "a machine that ran cannot be started again");
-        let off = self.home.store.update("start the machine", |record| {
-            record.power = PowerState::Off;
+    /// Writes down what became of the machine when its host started.
+    fn record_power(&self, state: PowerState) {
+        let recorded = self.home.store.update("start the machine", |record| {
+            record.power = state;
         });
-        if let Err(error) = off {
-            tracing::error!(vm = %self.home.vm, %error, "its record still says that it runs");
+        if let Err(error) = recorded {
+            tracing::error!(vm = %self.home.vm, %error, ?state, "the state of a machine is not recorded");
         }
     }
 

@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use crate::host::{Error, Kind, PowerOperation, PowerState, Result};
+use crate::host::{Error, Kind, PowerOperation, PowerState, Result, StartAction};
 use crate::lab::hypervisor::hook;
 use crate::lab::hypervisor::machine::Machine;
 use crate::report;
@@ -80,6 +80,25 @@ pub(crate) fn change(
     }
 }
 
+/// The state that a machine has once its host has started, if it is another than the one it had before.
+pub(crate) const fn after_start(before: PowerState, action: StartAction) -> Option<PowerState> {
+    match (before, action) {
+        (PowerState::Running, StartAction::Nothing) => Some(PowerState::Off),
+        (PowerState::Off, StartAction::Always) => Some(PowerState::Running),
+        (_, StartAction::Nothing | StartAction::IfRunning | StartAction::Always) => None,
+    }
+}
+
+pub(crate) fn set_start_action(machine: &Machine, action: StartAction) -> Result<()> {
+    let doing = "change the start action";
+    let changed = machine.home.store.update(doing, |record| {
+        record.settings.start_action = action;
+    });
+    changed?;
+    machine.home.context.revisions.bump();
+    Ok(())
+}
+
 /// Brings a running machine into a state in which no guest runs.
 pub(crate) fn suspend(machine: &Machine, state: PowerState) -> Result<()> {
     const OPERATION: &str = "suspending";
@@ -139,6 +158,17 @@ mod tests {
         assert_eq!(step(PowerState::Running, Do::Start), Step::Nothing);
         assert_eq!(step(PowerState::Off, Do::ShutDown), Step::Nothing);
         assert_eq!(step(PowerState::Off, Do::TurnOff), Step::Nothing);
+    }
+
+    #[test]
+    fn a_host_that_starts_leaves_off_what_is_to_start_by_no_means() {
+        use StartAction as Do;
+        let (off, running) = (PowerState::Off, PowerState::Running);
+        assert_eq!(after_start(running, Do::Nothing), Some(off));
+        assert_eq!(after_start(running, Do::IfRunning), None);
+        assert_eq!(after_start(off, Do::IfRunning), None);
+        assert_eq!(after_start(off, Do::Always), Some(running));
+        assert_eq!(after_start(PowerState::Saved, Do::Always), None);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use site_recovery::host::{
     Consistency, Error, FrozenDisk, FrozenPoint, Hypervisor, Kind, Machine, PowerOperation,
-    PowerState, Ranges, Result, Revision, TrackingCursor,
+    PowerState, Ranges, Result, Revision, StartAction, TrackingCursor,
 };
 use site_recovery::ids::{DiskSlot, FrozenPointId, VmId};
 use site_recovery::units::ByteRange;
@@ -189,6 +189,12 @@ impl Hypervisor for Host {
         patience: Duration,
     ) -> Result<PowerState> {
         self.call("power", || self.inner.power(vm, operation, patience))
+    }
+
+    fn set_start_action(&self, vm: &VmId, action: StartAction) -> Result<()> {
+        self.call("set its start action", || {
+            self.inner.set_start_action(vm, action)
+        })
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use site_recovery::host::lab::fault::Place;
 use site_recovery::host::lab::spec::{DiskContent, Hook};
 use site_recovery::host::{
-    Backing, Consistency, Hypervisor as _, Kind, PowerOperation, PowerState, Revision,
+    Backing, Consistency, Hypervisor as _, Kind, PowerOperation, PowerState, Revision, StartAction,
 };
 use site_recovery::lab::guest::client::Client;
 use site_recovery::report::Code;
@@ -297,6 +297,30 @@ fn power_is_changed_and_a_state_that_holds_is_success() {
         Kind::InvalidState
     );
     assert_eq!(power(PowerOperation::TurnOff).unwrap(), PowerState::Off);
+}
+
+#[test]
+fn a_machine_whose_start_action_is_nothing_stays_off_when_its_host_comes_back() {
+    let mut rig = Rig::start();
+    let vm = rig.machine("web", vec![DiskContent::vhdx(SIZE)]);
+    assert_eq!(rig.describe(&vm).start_action, Some(StartAction::IfRunning));
+    rig.kill_and_start();
+    assert_eq!(rig.describe(&vm).power, PowerState::Running);
+    for _ in 0..2 {
+        let host = rig.host();
+        host.set_start_action(&vm, StartAction::Nothing).unwrap();
+    }
+    rig.kill_and_start();
+    let back = rig.describe(&vm);
+    assert_eq!(
+        (back.power, back.start_action),
+        (PowerState::Off, Some(StartAction::Nothing))
+    );
+    let host = rig.host();
+    host.set_start_action(&vm, StartAction::Always).unwrap();
+    rig.kill_and_start();
+    assert_eq!(rig.describe(&vm).power, PowerState::Running);
+    drop(rig.connect("web", &slot(0)));
 }
 
 #[test]

@@ -8,7 +8,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use site_recovery::host::{
     Backing, BootGeneration, Consistency, Disk, Error, FrozenDisk, FrozenPoint, Hypervisor, Kind,
-    Machine, PowerOperation, PowerState, Ranges, Result, Revision, TrackingCursor, Volume,
+    Machine, PowerOperation, PowerState, Ranges, Result, Revision, StartAction, TrackingCursor,
+    Volume,
 };
 use site_recovery::ids::{DiskId, DiskSlot, FrozenPointId, ReplicaId, VmId};
 use site_recovery::replica::fence::{DescribedDisk, Fence, MachineDescription, Side};
@@ -305,6 +306,7 @@ impl Hypervisor for Witnessed {
             memory_mib: 1024,
             secure_boot: false,
             guest_os: None,
+            start_action: None,
             replicated_by: None,
             disks: disks.collect(),
             network_adapters: Vec::new(),
@@ -440,6 +442,10 @@ impl Hypervisor for Witnessed {
 
     fn power(&self, _: &VmId, _: PowerOperation, _: Duration) -> Result<PowerState> {
         Ok(PowerState::Running)
+    }
+
+    fn set_start_action(&self, _: &VmId, _: StartAction) -> Result<()> {
+        Ok(())
     }
 }
 
