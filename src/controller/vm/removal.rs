@@ -133,7 +133,8 @@ fn waits(seen: &Seen<'_>) -> Option<Wait> {
 }
 
 fn goes(seen: &Seen<'_>, condemned: &Condemned) -> Removal {
-    let nowhere = *seen.machine == step::Machine::NotFound || seen.agent == Agent::Absent;
+    let nowhere =
+        matches!(seen.machine, step::Machine::NotFound { .. }) || seen.agent == Agent::Absent;
     if seen.ended || nowhere || is_past(condemned.at, HOST, seen.now) {
         Removal::Erase
     } else {
