@@ -6,6 +6,7 @@ pub mod handle;
 pub mod ownership;
 pub mod records;
 pub mod report;
+pub mod spec;
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
@@ -161,6 +162,8 @@ fn facts<'a>(
         owner: found.owner.clone(),
         counts: counts(name, context),
         unsupported,
+        wrong: spec::faults(&site.spec),
+        suspended: site.spec.suspend,
         breaker,
         deleting: site.metadata.deletion_timestamp.is_some(),
     }
