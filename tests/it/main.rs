@@ -6,6 +6,7 @@ mod architecture;
 mod blob;
 mod campaign;
 mod chart;
+mod commands;
 mod connection;
 mod corpus;
 mod crds;

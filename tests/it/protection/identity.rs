@@ -100,7 +100,7 @@ async fn a_vm_keeps_its_replica_when_it_is_renamed_and_when_it_is_gone_for_a_whi
     // Gone: nobody waits for it silently, and the replica stays.
     let away = hand_over(&world, &host, &shop).await;
     let said = world.until_ready_says("VmNotFound").await;
-    assert!(said.contains("no host of the site has this VM"));
+    assert!(said.contains("no host of the site reports this VM"));
     let left = world.manifest(&replica).await.unwrap();
     assert!(!left.points.is_empty());
 
