@@ -190,3 +190,13 @@ fn a_host_that_does_not_come_back_does_not_hold_the_removal_for_ever() {
     assert_eq!(away(599).removal(), Removal::End);
     assert_eq!(away(600).removal(), Removal::Erase);
 }
+
+#[test]
+fn what_time_or_another_attempt_ends_is_looked_at_sooner_than_what_only_others_end() {
+    assert!(
+        [Wait::Settles, Wait::Unread]
+            .iter()
+            .all(|wait| !wait.is_for_others())
+    );
+    assert!(Wait::ActiveInAzure.is_for_others() && Wait::Pinned(1).is_for_others());
+}
