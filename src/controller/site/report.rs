@@ -207,13 +207,13 @@ fn ready(facts: &Facts<'_>) -> Said {
             ..part.clone()
         };
     }
-    if !facts.hosts.iter().any(is_connected) && !facts.hosts.iter().all(|host| host.maintenance) {
-        let message = agents(facts).message;
-        return Said::new(types::READY, Status::False, "AgentsDisconnected", message);
-    }
     if !facts.wrong.is_empty() {
         let message = facts.wrong.join("; ");
         return Said::new(types::READY, Status::False, INVALID, message);
+    }
+    if !facts.hosts.iter().any(is_connected) && !facts.hosts.iter().all(|host| host.maintenance) {
+        let message = agents(facts).message;
+        return Said::new(types::READY, Status::False, "AgentsDisconnected", message);
     }
     let (reason, mut message) = match facts.suspended {
         true => (
