@@ -12,6 +12,7 @@
 //! back. For a fleet the data path is done by processes of their own, [`workers`]; the leader then only follows them.
 
 pub mod accounts;
+pub mod annotations;
 pub mod context;
 pub mod documents;
 pub mod events;

@@ -10,6 +10,7 @@ pub mod azurite;
 pub mod cluster;
 pub mod demo;
 pub mod examples;
+pub mod file;
 pub mod guest;
 pub mod hypervisor;
 pub mod installed;

@@ -32,7 +32,7 @@ use site_recovery::host::BootGeneration;
 use site_recovery::ids::{ChainId, DiskId, ReplicaId, random};
 use site_recovery::lab::azurite::{self, Azurite};
 use site_recovery::lab::tools::{AzuriteVersion, Tools};
-use site_recovery::replica::fence::{DescribedDisk, Fence, MachineDescription, Side};
+use site_recovery::replica::fence::{DescribedDisk, Fence, MachineDescription};
 use site_recovery::replica::names::{self, Prefix};
 use site_recovery::replica::seal::Writer;
 use site_recovery::secret::Secret;
@@ -232,34 +232,24 @@ async fn create(account: &AccountClient) -> anyhow::Result<Replica> {
 }
 
 fn fence(replica: &ReplicaId, disk: &Disk) -> anyhow::Result<Fence> {
-    Ok(Fence {
-        replica: replica.clone(),
-        generation: Generation::new(1),
-        term: 0,
-        epoch: 0,
-        active_side: Side::OnPremises,
-        active_run: None,
-        host: None,
-        former_disks: Vec::new(),
-        pinned: Vec::new(),
-        machine: MachineDescription {
-            vm: Uuid::new_v4().to_string().parse()?,
-            name: "bench".to_owned(),
-            boot: BootGeneration::Gen2,
-            processors: 1,
-            memory_mib: 1024,
-            secure_boot: false,
-            guest_os: None,
-            network_adapters: Vec::new(),
-            disks: vec![DescribedDisk {
-                id: disk.id.clone(),
-                slot: "scsi:0:0".parse()?,
-                identifier: None,
-                size: disk.size,
-                boot: true,
-            }],
-        },
-    })
+    let machine = MachineDescription {
+        vm: Uuid::new_v4().to_string().parse()?,
+        name: "bench".to_owned(),
+        boot: BootGeneration::Gen2,
+        processors: 1,
+        memory_mib: 1024,
+        secure_boot: false,
+        guest_os: None,
+        network_adapters: Vec::new(),
+        disks: vec![DescribedDisk {
+            id: disk.id.clone(),
+            slot: "scsi:0:0".parse()?,
+            identifier: None,
+            size: disk.size,
+            boot: true,
+        }],
+    };
+    Ok(Fence::first(replica.clone(), Generation::new(1), machine))
 }
 
 /// The data path, as a child.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::host::{Hypervisor, Machine, Revision};
+use crate::host::{self, Hypervisor, Machine, Revision};
 use crate::report::Fault;
 
 /// How long the hypervisor is listened to before it is asked anew. Free space changes without an event.
@@ -43,6 +43,15 @@ impl Inventory {
     }
 }
 
+/// Says that the hypervisor does not answer, and that it does again: once each.
+fn say(before: &Seen, fault: Option<&Fault>) {
+    match (&before.fault, fault) {
+        (None, Some(fault)) => tracing::warn!(%fault, "waits for the hypervisor"),
+        (Some(_), None) => tracing::info!("the hypervisor answers"),
+        (None, None) | (Some(_), Some(_)) => {}
+    }
+}
+
 fn listen(hypervisor: &dyn Hypervisor, publish: &watch::Sender<Seen>, stop: &CancellationToken) {
     let mut revision = Revision::default();
     while !stop.is_cancelled() {
@@ -61,6 +70,10 @@ fn listen(hypervisor: &dyn Hypervisor, publish: &watch::Sender<Seen>, stop: &Can
                 hypervisor.machines()
             });
         let failed = listed.is_err();
+        say(
+            &publish.borrow(),
+            listed.as_ref().err().map(host::Error::fault).as_ref(),
+        );
         publish.send_if_modified(|seen| {
             let next = match listed {
                 Ok(mut machines) => {

@@ -7,11 +7,11 @@
 mod service;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::sync::{Mutex, Notify, watch};
+use tokio::sync::{Mutex, Notify, OwnedMutexGuard, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
@@ -29,7 +29,7 @@ use crate::engine::progress::Progress;
 use crate::engine::throttle::Throttle;
 use crate::engine::{self, Engine};
 use crate::host::Hypervisor;
-use crate::ids::{DiskId, HostName, OperationId, ReplicaId};
+use crate::ids::{DiskId, HostName, OperationId, ReplicaId, VmId};
 use crate::replica::seal::Writer;
 use crate::report::{Code, Fault};
 use crate::transport::http::Http;
@@ -55,9 +55,17 @@ pub struct Supervisor {
     edges: Edges,
     board: Arc<Board>,
     throttle: Arc<Throttle>,
-    replications: Mutex<BTreeMap<ReplicaId, Supervised>>,
+    replications: Replications,
+    /// The machine of each replication. It is held while it is decided whether a machine is tracked any more.
+    machines: Mutex<BTreeMap<ReplicaId, VmId>>,
     stop: CancellationToken,
 }
+
+/// Each replication by itself: what one command waits for, be it storage, the hypervisor or an engine, holds up those of
+/// the same replica alone. Whoever has one never asks for another, and asks for `machines` after it. A place stays when
+/// its replication is removed: who waits for it finds that out.
+type Replications = std::sync::Mutex<BTreeMap<ReplicaId, Place>>;
+type Place = Arc<Mutex<Option<Supervised>>>;
 
 /// A replication, and its engine once it was started.
 struct Supervised {
@@ -96,10 +104,21 @@ impl Supervisor {
             edges,
             board: Arc::new(Board::new(Uuid::new_v4())),
             throttle,
-            replications: Mutex::default(),
+            replications: Replications::default(),
+            machines: Mutex::default(),
             stop: stop.clone(),
         };
-        supervisor.replications = Mutex::new(supervisor.resumed());
+        let resumed = supervisor.resumed();
+        let machines = resumed.iter().map(|of| {
+            let relationship = &of.replication.relationship;
+            (relationship.replica.clone(), relationship.vm.clone())
+        });
+        supervisor.machines = Mutex::new(machines.collect());
+        let places = resumed.into_iter().map(|of| {
+            let replica = of.replication.relationship.replica.clone();
+            (replica, Arc::new(Mutex::new(Some(of))))
+        });
+        supervisor.replications = Replications::new(places.collect());
         let supervisor = Arc::new(supervisor);
         tokio::spawn(show_inventory(supervisor.board.clone(), inventory, stop));
         supervisor
@@ -108,16 +127,17 @@ impl Supervisor {
     /// Ends all engines.
     pub async fn stop(&self) {
         self.stop.cancel();
-        let mut replications = self.replications.lock().await;
-        for supervised in replications.values_mut() {
-            if let Some(running) = supervised.running.take() {
+        let places: Vec<Place> = self.places().values().cloned().collect();
+        for place in places {
+            let mut supervised = place.lock().await;
+            if let Some(running) = supervised.as_mut().and_then(|of| of.running.take()) {
                 running.end().await;
             }
         }
     }
 
     /// The replications of the state folder, each with its engine if it was started.
-    fn resumed(&self) -> BTreeMap<ReplicaId, Supervised> {
+    fn resumed(&self) -> Vec<Supervised> {
         let loaded = self.state.load().unwrap_or_else(|error| {
             tracing::error!(
                 error = crate::report::chain(&error),
@@ -128,14 +148,10 @@ impl Supervisor {
         let supervised = loaded.into_iter().map(|replication| {
             let running = self.run_if_started(&replication);
             self.show_if_idle(&replication, running.as_ref());
-            let supervised = Supervised {
+            Supervised {
                 replication,
                 running,
-            };
-            (
-                supervised.replication.relationship.replica.clone(),
-                supervised,
-            )
+            }
         });
         supervised.collect()
     }
@@ -316,12 +332,23 @@ impl Supervisor {
         self.keep(&supervised.replication)
     }
 
+    fn places(&self) -> std::sync::MutexGuard<'_, BTreeMap<ReplicaId, Place>> {
+        let places = self.replications.lock();
+        places.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until no other command of the replica is under way.
+    async fn place(&self, replica: &ReplicaId) -> OwnedMutexGuard<Option<Supervised>> {
+        let place = self.places().entry(replica.clone()).or_default().clone();
+        place.lock_owned().await
+    }
+
     fn known<'a>(
         &self,
-        replications: &'a mut BTreeMap<ReplicaId, Supervised>,
+        supervised: &'a mut Option<Supervised>,
         replica: &ReplicaId,
     ) -> Result<&'a mut Supervised, Fault> {
-        replications.get_mut(replica).ok_or_else(|| {
+        supervised.as_mut().ok_or_else(|| {
             let host = &self.host;
             let message = format!("host {host} has no relationship of replica {replica}");
             Fault::new(Code::NotReplicating, message)

@@ -64,10 +64,7 @@ impl LargeAnswers {
         max: usize,
         deadline: Instant,
     ) -> Result<Answer, Error> {
-        let declared = body.size_hint().exact().unwrap_or(to_u64(max));
-        if declared > to_u64(max) {
-            return Err(Error::TooLong(max));
-        }
+        let (declared, max) = bounds(body.size_hint().exact(), max)?;
         let mut deadline = deadline;
         let mut room = None;
         if declared > SMALL {
@@ -91,6 +88,16 @@ impl LargeAnswers {
         let units = u32::try_from(length.div_ceil(MIB)).map_or(ROOM, |units| units.min(ROOM));
         // The semaphore is never closed.
         self.0.clone().acquire_many_owned(units).await.ok()
+    }
+}
+
+/// For how much room is made, and how much is read at most. Who does not say how much comes gets no room for much: an
+/// agent of ours always says it, and few others could hold all the room while they keep it waiting.
+fn bounds(declared: Option<u64>, max: usize) -> Result<(u64, usize), Error> {
+    match declared {
+        Some(declared) if declared > to_u64(max) => Err(Error::TooLong(max)),
+        Some(declared) => Ok((declared, max)),
+        None => Ok((0, max.min(to_usize(SMALL)))),
     }
 }
 
@@ -120,5 +127,23 @@ impl Answer {
     /// What a failed request's answer says.
     pub(crate) fn fault(&self, status: u16) -> crate::report::Fault {
         wire::fault_of(status, &self.bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_does_not_say_how_much_comes_holds_no_room_and_is_read_as_far_as_what_is_small() {
+        let most = to_usize(64 * MIB);
+        let (room, read) = bounds(None, most).unwrap();
+        assert!(room <= SMALL && to_u64(read) == SMALL);
+        assert_eq!(bounds(None, 10).unwrap(), (0, 10));
+        assert_eq!(bounds(Some(9 * MIB), most).unwrap(), (9 * MIB, most));
+        assert!(matches!(
+            bounds(Some(65 * MIB), most),
+            Err(Error::TooLong(_))
+        ));
     }
 }

@@ -40,8 +40,8 @@ use super::time::Time;
     printcolumn(name = "Hosts", type_ = "string", json_path = ".status.hostsConnected"),
     printcolumn(
         name = "VMs",
-        type_ = "integer",
-        json_path = ".status.virtualMachines.protected"
+        type_ = "string",
+        json_path = ".status.virtualMachinesProtected"
     ),
     printcolumn(
         name = "Critical",
@@ -326,6 +326,9 @@ pub struct HyperVSiteStatus {
     /// Each host as its agent last described it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hosts: Vec<HostStatus>,
+    /// Protected VMs of all ProtectedVMs of the site, such as 2/3.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub virtual_machines_protected: Option<String>,
     /// The site's ProtectedVMs, counted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub virtual_machines: Option<VirtualMachineCounts>,

@@ -64,14 +64,25 @@ pub struct RecoveryPoints {
     pub keep: Vec<RetentionTier>,
 }
 
+/// That `for` is not shorter than `every`. Both are digits and a unit; `duration()` knows no days, and to replace them
+/// would cost more than an API server grants.
+const KEEPS_AN_INTERVAL: &str = "\
+    {'s': 1, 'm': 60, 'h': 3600, 'd': 86400}[self.__for__.substring(size(self.__for__) - 1)] \
+    * int(self.__for__.substring(0, size(self.__for__) - 1)) >= \
+    {'s': 1, 'm': 60, 'h': 3600, 'd': 86400}[self.every.substring(size(self.every) - 1)] \
+    * int(self.every.substring(0, size(self.every) - 1))";
+
 /// A tier of retention.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new(KEEPS_AN_INTERVAL).message("for must not be shorter than every: points would go before their interval ends"),
+)]
 pub struct RetentionTier {
     /// One point is kept in every interval of this length, such as 1h or 1d.
     #[schemars(length(max = 8), regex(pattern = DURATION_PATTERN))]
     pub every: String,
-    /// Points older than this go, such as 24h or 30d.
+    /// Points older than this go, such as 24h or 30d; not shorter than `every`.
     #[serde(rename = "for")]
     #[schemars(length(max = 8), regex(pattern = DURATION_PATTERN))]
     pub for_: String,

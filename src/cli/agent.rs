@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use anyhow::{Context as _, bail};
 use tokio::sync::watch;
 
 use crate::agent::connection::address::{self, Address, Proxy};
@@ -71,6 +72,26 @@ impl FromStr for HypervisorArg {
     }
 }
 
+impl HypervisorArg {
+    /// One that does not answer yet is waited for; one that can never be there is an error of whoever typed it.
+    fn hypervisor(self) -> anyhow::Result<Arc<dyn Hypervisor>> {
+        match self {
+            HypervisorArg::Lab(socket) => {
+                let folder = socket
+                    .parent()
+                    .filter(|folder| !folder.as_os_str().is_empty());
+                if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
+                    bail!(
+                        "--hypervisor: there is no folder {} for a socket",
+                        folder.display()
+                    );
+                }
+                Ok(Arc::new(LabHypervisor::new(socket)))
+            }
+        }
+    }
+}
+
 pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     cli::runtime()?.block_on(async {
         let shutdown = shutdown::on_signal()?;
@@ -87,15 +108,16 @@ fn configured(args: Args) -> anyhow::Result<Config> {
         Some(name) => address::server_name(name)?,
         None => args.gateway.server_name()?,
     };
-    let hypervisor: Arc<dyn Hypervisor> = match args.hypervisor {
-        HypervisorArg::Lab(socket) => Arc::new(LabHypervisor::new(socket)),
-    };
+    let hypervisor = args.hypervisor.hypervisor()?;
+    let tls = ClientTls::new(args.certificates);
+    tls.check()
+        .context("no connection can be made without the certificates in --certificates")?;
     let clock = Arc::new(SystemClock);
     let connection = connection::Config {
         gateway: args.gateway,
         server_name,
         proxy: Proxy::parse(&Secret::new(args.proxy))?,
-        tls: ClientTls::new(args.certificates),
+        tls,
         limits: Limits::default(),
         clock: clock.clone(),
     };
@@ -108,4 +130,41 @@ fn configured(args: Args) -> anyhow::Result<Config> {
         connection,
         connection_state: watch::channel(connection::State::default()).0,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn refused(certificates: &str, hypervisor: &str) -> String {
+        let line = [
+            "agent",
+            "--host=hv1",
+            "--gateway=gateway.example.com:8443",
+            "--state=state",
+            &format!("--certificates={certificates}"),
+            &format!("--hypervisor={hypervisor}"),
+        ];
+        let args = Line::try_parse_from(line).unwrap().args;
+        let error = configured(args).map(drop).unwrap_err();
+        format!("{error:#}")
+    }
+
+    #[test]
+    fn what_cannot_be_there_by_itself_is_said_at_the_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path().to_str().unwrap();
+        let said = refused(folder, &format!("lab:{folder}/hypervisor.sock"));
+        assert!(said.contains("tls.crt"), "{said}");
+        let said = refused(folder, &format!("lab:{folder}/nowhere/hypervisor.sock"));
+        assert!(said.contains("nowhere"), "{said}");
+    }
 }

@@ -14,6 +14,8 @@ use crate::formats::info::ImageInfo;
 use crate::formats::{self, Image, OpenOptions, Parents};
 use crate::units::{ByteRange, Bytes, MIB, to_usize};
 
+/// What `compare` leaves with where it could not compare: as cmp and diff do.
+const TROUBLE: u8 = 2;
 /// Read and compared at a time.
 const PIECE: u64 = 4 * MIB;
 
@@ -21,6 +23,7 @@ const PIECE: u64 = 4 * MIB;
 pub(super) enum Command {
     /// Show what an image says of itself, and of its parents
     Inspect {
+        /// The image: VHD or VHDX, also a differencing one (AVHD, AVHDX)
         image: PathBuf,
         #[command(flatten)]
         how: How,
@@ -30,13 +33,16 @@ pub(super) enum Command {
     },
     /// Write the virtual disk's content to standard output: `image cat disk.vhdx > disk.raw`
     Cat {
+        /// The image; of a differencing one the whole disk is written, with what its parents hold
         image: PathBuf,
         #[command(flatten)]
         how: How,
     },
-    /// Compare the content of two virtual disks; exits with 1 where they differ
+    /// Compare the content of two virtual disks; exits as cmp does: 0 equal, 1 different, 2 could not be compared
     Compare {
+        /// An image
         left: PathBuf,
+        /// The image that it is compared with; formats may differ
         right: PathBuf,
         #[command(flatten)]
         how: How,
@@ -72,7 +78,13 @@ pub(super) fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Inspect { image, how, json } => inspect(&how.open(&image)?, json),
         Command::Cat { image, how } => cat(&how.open(&image)?),
-        Command::Compare { left, right, how } => compare(&how.open(&left)?, &how.open(&right)?),
+        Command::Compare { left, right, how } => {
+            let compared = || compare(&how.open(&left)?, &how.open(&right)?);
+            Ok(compared().unwrap_or_else(|error| {
+                output::error(&format!("{error:#}"));
+                ExitCode::from(TROUBLE)
+            }))
+        }
     }
 }
 

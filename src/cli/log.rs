@@ -21,6 +21,7 @@ const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 pub(super) enum Command {
     /// Show what a replication log says of itself; a compressed one is decompressed first
     Inspect {
+        /// The log: a .hrl as the agent keeps it, or as it is in an inbox
         log: PathBuf,
         /// List every record
         #[arg(long)]

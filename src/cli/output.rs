@@ -21,6 +21,11 @@ pub(super) fn error(text: &str) {
     let _ = writeln!(io::stderr(), "error: {text}");
 }
 
+/// Tells whoever waits what goes on.
+pub(super) fn note(text: &str) {
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
 /// Shows how far something is on a terminal's last line; nothing where standard error is none.
 pub(super) fn progress(text: &str) {
     if io::stderr().is_terminal() {

@@ -50,9 +50,22 @@ impl Moment {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     #[error("{0:?} is no time of day such as 18:30")]
-    Time(String),
+    Start(String),
+    #[error("{0:?} is no time of day such as 06:00")]
+    End(String),
     #[error("{0:?} is no time zone of the IANA database, such as Europe/Berlin")]
     Zone(String),
+}
+
+impl Error {
+    /// The field of a window that is wrong.
+    pub const fn field(&self) -> &'static str {
+        match self {
+            Error::Start(_) => "start",
+            Error::End(_) => "end",
+            Error::Zone(_) => "timeZone",
+        }
+    }
 }
 
 impl Hours {
@@ -61,12 +74,13 @@ impl Hours {
     /// # Errors
     /// If a time of day or the time zone is not known.
     pub fn parse(window: &Window) -> Result<Self, Error> {
-        let time =
-            |text: &String| Time::strptime("%H:%M", text).map_err(|_| Error::Time(text.clone()));
+        let time = |text: &str, wrong: fn(String) -> Error| {
+            Time::strptime("%H:%M", text).map_err(|_| wrong(text.to_owned()))
+        };
         let zone = TimeZone::get(&window.time_zone);
         Ok(Hours {
-            start: time(&window.start)?,
-            end: time(&window.end)?,
+            start: time(&window.start, Error::Start)?,
+            end: time(&window.end, Error::End)?,
             zone: zone.map_err(|_| Error::Zone(window.time_zone.clone()))?,
         })
     }

@@ -169,16 +169,7 @@ impl Election {
 
     /// Gives the lease up if this replica holds it, so that another need not wait for its end.
     pub async fn release(&self) {
-        match tokio::time::timeout(REQUEST, self.give_up(&self.api())).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => {
-                tracing::warn!(
-                    error = crate::report::chain(&error),
-                    "the lease expires by itself"
-                );
-            }
-            Err(_) => tracing::warn!("the lease expires by itself: the API server does not answer"),
-        }
+        release(self.give_up(&self.api())).await;
     }
 
     fn api(&self) -> Api<Lease> {
@@ -230,6 +221,18 @@ impl Election {
                 .await?;
         }
         Ok(())
+    }
+}
+
+/// Gives a lease up by `request`, if that can be done soon.
+pub async fn release<T>(request: impl Future<Output = Result<T, kube::Error>>) {
+    match tokio::time::timeout(REQUEST, request).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => {
+            let error = crate::report::chain(&error);
+            tracing::warn!(error, "the lease expires by itself");
+        }
+        Err(_) => tracing::warn!("the lease expires by itself: the API server does not answer"),
     }
 }
 

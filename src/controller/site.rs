@@ -6,8 +6,9 @@ pub mod handle;
 pub mod ownership;
 pub mod records;
 pub mod report;
+pub mod settings;
+pub mod spec;
 
-use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -23,16 +24,15 @@ use crate::controller::accounts::Opened;
 use crate::controller::context::{Context, name_of};
 use crate::controller::gateway::host_state::{HostState, Link};
 use crate::controller::gateway::refusals::Claimant;
-use crate::controller::site::bandwidth::Cap;
 use crate::controller::site::handle::{SiteHandle, SiteView};
 use crate::controller::site::ownership::Settled;
 use crate::controller::site::report::{Facts, Host, Owner};
+use crate::controller::site::settings::Told;
 use crate::controller::status::Lane;
-use crate::controller::unsupported;
-use crate::ids::{HostName, ObjectName, OperationId};
+use crate::controller::{annotations, unsupported};
+use crate::ids::{HostName, ObjectName};
 use crate::replica::names::{self, Prefix};
 use crate::report::{Code, Fault};
-use crate::wire::{HostCommand, Settings};
 
 /// How often a site is looked at without anything having happened.
 const LOOK: Duration = Duration::from_secs(60);
@@ -54,8 +54,9 @@ pub struct SiteMemory {
     handle: Option<Arc<SiteHandle>>,
     /// The generation of the spec that the VMs were looked at with.
     generation: Option<i64>,
-    /// The session of each agent that was told the settings, and the settings.
-    told: HashMap<HostName, (uuid::Uuid, Settings)>,
+    told: Told,
+    /// What was said of annotations that have no effect.
+    ignored: Option<String>,
 }
 
 /// How the storage side of a site was found.
@@ -76,6 +77,12 @@ pub async fn reconcile(site: &HyperVSite, context: &Context, memory: &mut SiteMe
             ..SiteMemory::default()
         };
         context.forget_site(&name);
+    }
+    if let Some(note) = annotations::news(annotations::of_site(site), &mut memory.ignored) {
+        context
+            .events
+            .warning(site, annotations::REASON, &note)
+            .await;
     }
     let unsupported = unsupported::of_site(&site.spec);
     let found = {
@@ -99,7 +106,7 @@ pub async fn reconcile(site: &HyperVSite, context: &Context, memory: &mut SiteMe
     }
     let now = context.clock.now();
     let cap = bandwidth::cap(site.spec.bandwidth.as_ref(), now);
-    tell_settings(cap, &hosts, memory).await;
+    memory.told.tell(cap, &hosts).await;
     write_status(site, &name, context, &facts).await;
     // Spread over time, so that many sites are not looked at in the same second.
     let look = LOOK.mul_f64(rand::random_range(0.9..1.1));
@@ -161,6 +168,8 @@ fn facts<'a>(
         owner: found.owner.clone(),
         counts: counts(name, context),
         unsupported,
+        wrong: spec::faults(&site.spec),
+        suspended: site.spec.suspend,
         breaker,
         deleting: site.metadata.deletion_timestamp.is_some(),
     }
@@ -393,39 +402,6 @@ fn show(name: &ObjectName, context: &Context, memory: &SiteMemory, facts: &Facts
     drop(views);
     if changed {
         context.touch_vms(name);
-    }
-}
-
-/// Tells each agent what holds for its host, once per session and change.
-async fn tell_settings(
-    cap: Cap,
-    hosts: &[(HostName, Option<Arc<HostState>>)],
-    memory: &mut SiteMemory,
-) {
-    let settings = Settings {
-        bandwidth: cap.bytes,
-    };
-    for (host, state) in hosts {
-        let Some((state, agent)) = state
-            .as_ref()
-            .and_then(|state| Some((state, state.agent()?)))
-        else {
-            continue;
-        };
-        let telling = (state.observed.session, settings.clone());
-        if memory.told.get(host) == Some(&telling) {
-            continue;
-        }
-        let command = HostCommand {
-            operation: OperationId::from_random(crate::ids::random()),
-            body: settings.clone(),
-        };
-        match agent.settings(&command).await {
-            Ok(_) => {
-                memory.told.insert(host.clone(), telling);
-            }
-            Err(fault) => tracing::warn!(%host, %fault, "cannot tell the host's settings"),
-        }
     }
 }
 

@@ -1,28 +1,14 @@
 //! Fields that are there and that this version does not act upon: said, never silently ignored.
 
-use crate::api::hyperv_site::{HyperVSiteSpec, Window};
+use crate::api::hyperv_site::HyperVSiteSpec;
 use crate::api::protected_vm::ProtectedVM;
-use crate::controller::hours::Hours;
 
 /// The reason of the event that names them.
 pub const REASON: &str = "FieldNotSupportedYet";
 
 /// Fields of a site that differ from their defaults and have no effect.
 pub fn of_site(spec: &HyperVSiteSpec) -> Vec<&'static str> {
-    let no_hours = |window: &Window| Hours::parse(window).is_err();
-    let schedule = spec
-        .bandwidth
-        .iter()
-        .flat_map(|bandwidth| &bandwidth.schedule);
     let fields = [
-        (
-            no_hours(&spec.resynchronization.window),
-            "resynchronization.window (its time zone is not known)",
-        ),
-        (
-            schedule.map(|entry| &entry.hours).any(no_hours),
-            "bandwidth.schedule[].hours (a time zone is not known: that limit always holds)",
-        ),
         (
             spec.hosts.iter().any(|host| host.cluster.is_some()),
             "hosts[].cluster",

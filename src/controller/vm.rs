@@ -43,7 +43,6 @@ use crate::api::protected_vm::{DeletionPolicy, ProtectedVM};
 use crate::api::vm_status::{ProtectedVMStatus, ReplicationState};
 use crate::controller::context::Context;
 use crate::controller::metrics::vms::Figures;
-use crate::controller::unsupported;
 use crate::controller::vm::gather::{Gathered, Knowledge, place, slots};
 use crate::controller::vm::memory::VmMemory;
 use crate::controller::vm::monitor::Measured;
@@ -53,6 +52,7 @@ use crate::controller::vm::report::details::{Details, DiskDetails};
 use crate::controller::vm::report::{Facts, SILENCE};
 use crate::controller::vm::step::{Step, Why};
 use crate::controller::vm::tokens::Tokens;
+use crate::controller::{annotations, unsupported};
 use crate::ids::ObjectName;
 use crate::replica::manifest::Head;
 use crate::report::Code;
@@ -88,6 +88,9 @@ pub async fn reconcile(
     let (last, age) = context.vm_status.last(name, &found);
     let mut tokens = Tokens::of(vm, &last);
     begin_anew_if_asked(vm, &mut tokens, memory, context);
+    if let Some(note) = annotations::news(annotations::of_vm(vm), &mut memory.ignored) {
+        publish::warn(vm, context, annotations::REASON, &note).await;
+    }
     let started = context.clock.now();
     retries::resume(memory, &last, vm.metadata.generation, started);
     let gathered = gather::gather((vm, &last), name, context, memory, &tokens).await;
@@ -316,6 +319,9 @@ fn again(
             let opens = gathered.until_resync(context.clock.now());
             opens.map_or(look, |opens| look.min(opens))
         }
+        (_, Step::Nothing(Why::Kept)) if is_held(&gathered.observed) => {
+            WAITING.mul_f64(rand::random_range(0.8..1.2))
+        }
         (_, Step::Nothing(why)) if waits_for_others(why) => {
             let look = WAITING.mul_f64(rand::random_range(0.8..1.2));
             let silent = gathered.silent.map(|silent| SILENCE.saturating_sub(silent));
@@ -326,6 +332,11 @@ fn again(
         }
         (_, _) => MOVING,
     }
+}
+
+/// Whether a deletion waits for what nobody here changes: what holds the replica is looked for now and then.
+fn is_held(seen: &step::Observed) -> bool {
+    matches!(&seen.removal, Some(Removal::Wait(wait)) if wait.is_for_others())
 }
 
 /// Whether it goes on when somebody else has something new, who then has the VM looked at.

@@ -119,8 +119,27 @@ where
 
 /// Nothing is returned as an error: what fails is written on the object.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct Failed(String);
+pub enum Failed {
+    #[error("{0}")]
+    Refused(String),
+    /// The object is deleted and has to stay for now: it says itself for what. It is looked at again then.
+    #[error("it waits")]
+    Waits(Action),
+}
+
+impl Failed {
+    fn of(error: &dyn std::error::Error) -> Self {
+        Failed::Refused(crate::report::chain(error))
+    }
+}
+
+/// When an object is looked at again. One that waits for its end is no failure.
+fn ended(result: Result<Action, finalizer::Error<Failed>>) -> Result<Action, Failed> {
+    match result {
+        Err(finalizer::Error::CleanupFailed(Failed::Waits(action))) => Ok(action),
+        other => other.map_err(|error| Failed::of(&error)),
+    }
+}
 
 fn looking<K>(watch: Watch<K>, concurrency: u16, stop: &CancellationToken) -> Controller<Guarded<K>>
 where
@@ -257,14 +276,11 @@ async fn with_site_finalizer(
                         forget_site(context, name);
                         return Ok(Action::await_change());
                     }
-                    look(site).await;
-                    Err(Failed(format!("{name} waits for its ProtectedVMs to go")))
+                    Err(Failed::Waits(look(site).await))
                 }
             },
         );
-    result
-        .await
-        .map_err(|error| Failed(crate::report::chain(&error)))
+    ended(result.await)
 }
 
 /// Whether a site still has VMs, as the API server says: after a start, the store of VMs may not have been filled yet.
@@ -273,7 +289,7 @@ async fn has_vms(site: &ObjectName, context: &Context) -> Result<bool, Failed> {
     let of_site = format!("spec.siteRef.name={}", site.name());
     let one = ListParams::default().fields(&of_site).limit(1);
     let listed = vms.list_metadata(&one).await;
-    let listed = listed.map_err(|error| Failed(crate::report::chain(&error)))?;
+    let listed = listed.map_err(|error| Failed::of(&error))?;
     Ok(!listed.items.is_empty())
 }
 
@@ -320,12 +336,10 @@ async fn with_finalizer(
         finalizer::Event::Apply(vm) => look(vm).await.map(|(action, _)| action),
         finalizer::Event::Cleanup(vm) => match look(vm).await? {
             (action, true) => Ok(action),
-            (_, false) => Err(Failed(format!("{name} is not ready to go"))),
+            (action, false) => Err(Failed::Waits(action)),
         },
     });
-    result
-        .await
-        .map_err(|error| Failed(crate::report::chain(&error)))
+    ended(result.await)
 }
 
 /// An object that cannot be understood is said so, once.
@@ -417,5 +431,19 @@ pub async fn follow_site_looks(context: Arc<Context>, stop: CancellationToken) {
         for site in asked {
             context.sites.touch(&site);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deletion_that_waits_is_no_failure_and_is_looked_at_when_it_says() {
+        let minute = Action::requeue(Duration::from_secs(60));
+        let waits = finalizer::Error::CleanupFailed(Failed::Waits(minute.clone()));
+        assert_eq!(ended(Err(waits)).unwrap(), minute);
+        let failed = finalizer::Error::CleanupFailed(Failed::Refused("no".to_owned()));
+        assert!(ended(Err(failed)).is_err());
     }
 }

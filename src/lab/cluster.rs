@@ -34,9 +34,10 @@ use crate::durable;
 use crate::lab::cluster::access::Access;
 use crate::lab::cluster::audit::{Audit, Mark, Write};
 pub use crate::lab::cluster::error::Error;
-use crate::lab::cluster::error::{file_error, of_durable};
+use crate::lab::cluster::error::of_durable;
 use crate::lab::cluster::identity::Identity;
 use crate::lab::cluster::keys::Keys;
+use crate::lab::file::file_error;
 use crate::lab::process::Process;
 use crate::lab::tools::ControlPlane;
 

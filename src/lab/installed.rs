@@ -33,8 +33,9 @@ use serde_json::Value;
 
 use crate::durable;
 use crate::lab::cluster::Cluster;
+use crate::lab::file::file_error;
 pub use crate::lab::installed::error::Error;
-use crate::lab::installed::error::{file_error, of_durable};
+use crate::lab::installed::error::of_durable;
 use crate::lab::installed::pod::{Mount, Pod};
 use crate::lab::process::Process;
 

@@ -25,6 +25,7 @@ use crate::host::lab::protocol::{Call, FrozenChain};
 use crate::host::{FrozenPoint, Hypervisor as _};
 use crate::ids::{DiskSlot, VmId};
 use crate::lab::azurite::Azurite;
+use crate::lab::file::{FileError, file_error};
 use crate::lab::tools::{self, Tools, debian};
 use crate::report::Code;
 
@@ -34,12 +35,8 @@ const SEVEN_ZIP: &str = "7zz";
 /// A comparison that could not be made. One that found a difference is no error: see [`Compared::wrong`].
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("cannot {action} {}", path.display())]
-    File {
-        action: &'static str,
-        path: PathBuf,
-        source: io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     #[error("cannot keep the judge")]
     Judge(#[from] durable::Error),
     #[error("cannot obtain a program")]
@@ -61,7 +58,7 @@ pub enum Error {
 impl Error {
     pub const fn code(&self) -> Code {
         match self {
-            Error::File { .. } | Error::Judge(_) | Error::Run { .. } => Code::Configuration,
+            Error::File(_) | Error::Judge(_) | Error::Run { .. } => Code::Configuration,
             Error::Tools(source) => source.code(),
             Error::Host(source) => source.code(),
             Error::Failed { .. }
@@ -105,11 +102,7 @@ impl Judge {
     pub fn obtain(tools: &Tools, folder: &Path) -> Result<Self, Error> {
         tools.ensure_packages(&[debian::SEVEN_ZIP])?;
         let python = tools.python()?;
-        std::fs::create_dir_all(folder).map_err(|source| Error::File {
-            action: "create",
-            path: folder.to_owned(),
-            source,
-        })?;
+        std::fs::create_dir_all(folder).map_err(file_error("create", folder))?;
         let script = folder.join("judge.py");
         durable::write(&script, JUDGE.as_bytes())?;
         Ok(Judge {
@@ -122,11 +115,7 @@ impl Judge {
     /// Reads an image with its parents and keeps the digests of its content in a file called `name`.
     fn digest(&self, image: &Path, name: &str) -> Result<PathBuf, Error> {
         let path = self.folder.join(name);
-        let file = std::fs::File::create(&path).map_err(|source| Error::File {
-            action: "create",
-            path: path.clone(),
-            source,
-        })?;
+        let file = std::fs::File::create(&path).map_err(file_error("create", &path))?;
         let is_vhdx = image
             .extension()
             .is_some_and(|extension| extension.to_string_lossy().ends_with("vhdx"));

@@ -38,6 +38,22 @@ pub struct Fence {
 }
 
 impl Fence {
+    /// The fence of a replica that nobody has commanded before `generation`.
+    pub fn first(replica: ReplicaId, generation: Generation, machine: MachineDescription) -> Self {
+        Fence {
+            replica,
+            generation,
+            term: 0,
+            host: None,
+            epoch: 0,
+            active_side: Side::OnPremises,
+            active_run: None,
+            pinned: Vec::new(),
+            machine,
+            former_disks: Vec::new(),
+        }
+    }
+
     /// This fence after the owner of `term` has made sure that commands of before are refused, and so is whoever
     /// replicates the machine on another host than `host`; nothing where that is not known.
     #[must_use]

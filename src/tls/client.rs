@@ -60,6 +60,14 @@ impl ClientTls {
         }
     }
 
+    /// Whether the files can be used as they are now, so that a start without them fails with their names.
+    ///
+    /// # Errors
+    /// If one is not there, not readable, or not what it should be.
+    pub fn check(&self) -> Result<(), Error> {
+        self.files.current().map(drop)
+    }
+
     /// Shakes hands with the gateway, which must have a certificate for `name`. The caller sets the deadline.
     ///
     /// Success does not mean that the gateway has accepted this side: in TLS 1.3 its refusal is the first thing that

@@ -7,6 +7,7 @@ mod arm;
 mod blob;
 mod campaign;
 mod chart;
+mod commands;
 mod connection;
 mod corpus;
 mod crds;

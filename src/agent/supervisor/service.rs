@@ -51,8 +51,8 @@ impl Service for Supervisor {
 
     async fn create_relationship(&self, command: Command<Relationship>) -> Result<Answer, Fault> {
         let replica = command.body.replica.clone();
-        let mut replications = self.replications.lock().await;
-        let known = replications.get(&replica);
+        let mut place = self.place(&replica).await;
+        let known = place.as_ref();
         let repeated = self
             .admit(&replica, known.map(|known| &known.replication), &command)
             .await?;
@@ -75,7 +75,11 @@ impl Service for Supervisor {
         next.generation = command.generation;
         next.done(command.operation);
         self.keep(&next)?;
-        let old = replications.remove(&replica);
+        let vm = &next.relationship.vm;
+        if known.is_none_or(|known| known.replication.relationship.vm != *vm) {
+            self.machines.lock().await.insert(replica, vm.clone());
+        }
+        let old = place.take();
         let before = old.as_ref().map(|old| old.replication.relationship.clone());
         let same_disks = before
             .as_ref()
@@ -103,20 +107,17 @@ impl Service for Supervisor {
             }
         };
         self.show_if_idle(&next, running.as_ref());
-        replications.insert(
-            replica,
-            Supervised {
-                replication: next,
-                running,
-            },
-        );
+        *place = Some(Supervised {
+            replication: next,
+            running,
+        });
         // What is commanded holds all the same, and whoever commands it again has it tried again.
         tidied.map(|()| answer)
     }
 
     async fn start(&self, replica: ReplicaId, command: Command<Start>) -> Result<Answer, Fault> {
-        let mut replications = self.replications.lock().await;
-        let supervised = self.known(&mut replications, &replica)?;
+        let mut place = self.place(&replica).await;
+        let supervised = self.known(&mut place, &replica)?;
         let repeated = self
             .admit(&replica, Some(&supervised.replication), &command)
             .await?;
@@ -139,8 +140,8 @@ impl Service for Supervisor {
         replica: ReplicaId,
         command: Command<Synchronize>,
     ) -> Result<Answer, Fault> {
-        let mut replications = self.replications.lock().await;
-        let supervised = self.known(&mut replications, &replica)?;
+        let mut place = self.place(&replica).await;
+        let supervised = self.known(&mut place, &replica)?;
         let repeated = self
             .admit(&replica, Some(&supervised.replication), &command)
             .await?;
@@ -163,8 +164,8 @@ impl Service for Supervisor {
         replica: ReplicaId,
         command: Command<Resynchronize>,
     ) -> Result<Answer, Fault> {
-        let mut replications = self.replications.lock().await;
-        let supervised = self.known(&mut replications, &replica)?;
+        let mut place = self.place(&replica).await;
+        let supervised = self.known(&mut place, &replica)?;
         let repeated = self
             .admit(&replica, Some(&supervised.replication), &command)
             .await?;
@@ -194,8 +195,8 @@ impl Service for Supervisor {
     }
 
     async fn remove(&self, replica: ReplicaId, command: Command<Remove>) -> Result<Answer, Fault> {
-        let mut replications = self.replications.lock().await;
-        let Some(supervised) = replications.get_mut(&replica) else {
+        let mut place = self.place(&replica).await;
+        let Some(supervised) = place.as_mut() else {
             return Ok(Answer {
                 operation: command.operation,
                 repeated: true,
@@ -209,14 +210,14 @@ impl Service for Supervisor {
         let ended = supervised.replication.relationship.clone();
         self.sweep_logs(&ended, &[]).await?;
         // Another object may have the machine by now, and counts on what is tracked.
-        let is_other = |(id, other): (&ReplicaId, &Supervised)| {
-            *id != replica && other.replication.relationship.vm == ended.vm
-        };
-        if !replications.iter().any(is_other) {
+        let mut machines = self.machines.lock().await;
+        let is_other = |(id, vm): (&ReplicaId, &VmId)| *id != replica && *vm == ended.vm;
+        if !machines.iter().any(is_other) {
             self.stop_tracking(&ended.vm).await?;
         }
         self.state.forget(&replica).map_err(|error| error.fault())?;
-        replications.remove(&replica);
+        machines.remove(&replica);
+        *place = None;
         self.board.hide(&replica);
         Ok(Answer {
             operation: command.operation,

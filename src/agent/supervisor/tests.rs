@@ -135,3 +135,30 @@ async fn the_end_of_one_replication_leaves_what_another_of_the_machine_counts_on
     let last = agent.remove(other.relationship.replica, command(5, 10, Remove {}));
     last.await.unwrap_err();
 }
+
+#[tokio::test]
+async fn a_command_that_waits_for_storage_holds_up_none_of_another_replica() {
+    let folder = tempfile::tempdir().unwrap();
+    leave(folder.path());
+    let agent = supervisor(folder.path());
+    // Given a relationship whose fence is asked for where nobody answers
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut other = relationship();
+    other.replica = ReplicaId::from_random(2);
+    other.storage.replica.container = "replica".to_owned();
+    other.storage.endpoint = format!("http://{}/account", silent.local_addr().unwrap());
+    let mut waiting = tokio::spawn({
+        let agent = agent.clone();
+        async move { agent.create_relationship(command(1, 11, other)).await }
+    });
+    let _asked = tokio::select! {
+        asked = silent.accept() => asked.unwrap(),
+        ended = &mut waiting => panic!("storage was not asked: {ended:?}"),
+    };
+    // When another replica is commanded, then the answer comes before.
+    let replica = relationship().replica;
+    let stale = Service::start(agent.as_ref(), replica, command(4, 12, Start {})).await;
+    assert_eq!(stale.unwrap_err().code, Code::GenerationStale);
+    assert!(!waiting.is_finished());
+    waiting.abort();
+}

@@ -3,6 +3,7 @@
 //! No secret is ever an argument: arguments are shown to everybody on the machine.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 
@@ -49,6 +50,10 @@ pub(super) struct AccountArgs {
     /// The application, or the user-assigned identity
     #[arg(long, value_name = "ID", env = "AZURE_CLIENT_ID")]
     client_id: Option<String>,
+    /// Give up if what there is cannot be listed in so many seconds; content may take longer. Absent: when storage has
+    /// not answered for some minutes
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    timeout: Option<u64>,
     /// A PEM file of certificate authorities to trust besides the machine's
     #[arg(long, value_name = "FILE")]
     certificate_authority: Option<PathBuf>,
@@ -126,6 +131,7 @@ impl AccountArgs {
         Opened {
             account: std::sync::Arc::new(account),
             prefix: self.prefix.clone(),
+            timeout: self.timeout.map(Duration::from_secs),
         }
     }
 

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::cli::output;
 use crate::cli::replica::account::AccountArgs;
-use crate::cli::replica::{Opened, VmName, disk_name, said};
+use crate::cli::replica::{Opened, VmName, disk_name};
 use crate::datapath::inspect::catalog::{self, Catalog, Wanted};
 use crate::datapath::inspect::pending::Waiting;
 use crate::datapath::inspect::{self, Overview};
@@ -66,8 +66,8 @@ struct UnrecordedListed<'a> {
 }
 
 async fn list_account(opened: &Opened, json: bool) -> anyhow::Result<()> {
-    let catalog = catalog::catalog(opened.account.as_ref(), opened.prefix.as_ref()).await;
-    let catalog = catalog.map_err(said)?;
+    let catalog = catalog::catalog(opened.account.as_ref(), opened.prefix.as_ref());
+    let catalog = opened.awaited(catalog).await?;
     let listed = account_listed(&catalog);
     if json {
         return output::json(&listed);
@@ -176,7 +176,7 @@ struct PointDiskListed<'a> {
 
 async fn list_replica(opened: &Opened, wanted: &Wanted, json: bool) -> anyhow::Result<()> {
     let store = opened.find(wanted).await?;
-    let overview = inspect::overview(&store).await.map_err(said)?;
+    let overview = opened.awaited(inspect::overview(&store)).await?;
     let listed = replica_listed(&overview);
     if json {
         return output::json(&listed);

@@ -9,8 +9,8 @@ use crate::datapath::verify::report::{DiskReport, InboxReport, Report};
 use crate::datapath::verify::{self, Options};
 use crate::units::{Bytes, CHUNK};
 
-/// What the command leaves with where it found damage.
-const DAMAGED: u8 = 2;
+/// What the command leaves with where it found damage: neither an error's 1 nor the 2 of what was typed wrongly.
+const DAMAGED: u8 = 3;
 
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Args {

@@ -84,7 +84,7 @@ fn what_is_no_zone_or_no_time_is_said() {
     let zone = Hours::parse(&window("18:30", "06:00", "Europe/Berln"));
     assert_eq!(zone, Err(Error::Zone("Europe/Berln".to_owned())));
     let time = Hours::parse(&window("25:00", "06:00", "UTC"));
-    assert_eq!(time, Err(Error::Time("25:00".to_owned())));
+    assert_eq!(time, Err(Error::Start("25:00".to_owned())));
 }
 
 fn zone() -> impl Strategy<Value = &'static str> {

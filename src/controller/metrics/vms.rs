@@ -47,7 +47,7 @@ pub struct DiskFigures {
 /// The figures of all VMs.
 pub struct Vms {
     clock: Arc<dyn Clock>,
-    figures: Mutex<HashMap<ObjectName, Figures>>,
+    figures: Mutex<HashMap<ObjectName, Arc<Figures>>>,
 }
 
 impl Vms {
@@ -59,7 +59,7 @@ impl Vms {
     }
 
     pub fn set(&self, vm: &ObjectName, figures: Figures) {
-        self.lock().insert(vm.clone(), figures);
+        self.lock().insert(vm.clone(), Arc::new(figures));
     }
 
     /// Forgets a VM that is gone.
@@ -67,7 +67,7 @@ impl Vms {
         self.lock().remove(vm);
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<ObjectName, Figures>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<ObjectName, Arc<Figures>>> {
         self.figures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -78,14 +78,17 @@ impl fmt::Debug for Vms {
     }
 }
 
-type All<'a> = Vec<(&'a ObjectName, &'a Figures)>;
+type All = [(ObjectName, Arc<Figures>)];
 
 impl Collector for Vms {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let now = self.clock.now();
+        // Whoever looks at a VM waits for no scraper: what is written out is what was there at once.
         let figures = self.lock();
-        let mut all: All<'_> = figures.iter().collect();
-        all.sort_by_key(|(name, _)| *name);
+        let pairs = figures.iter().map(|(name, of)| (name.clone(), of.clone()));
+        let mut all: Vec<_> = pairs.collect();
+        drop(figures);
+        all.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
         encode_exposure(&mut encoder, &all, now)?;
         encode_words(&mut encoder, &all)?;
         encode_disks(&mut encoder, &all)
@@ -100,11 +103,7 @@ fn begin<'s>(
     encoder.encode_descriptor(name, help, None, MetricType::Gauge)
 }
 
-fn encode_exposure(
-    encoder: &mut DescriptorEncoder<'_>,
-    all: &All<'_>,
-    now: Timestamp,
-) -> fmt::Result {
+fn encode_exposure(encoder: &mut DescriptorEncoder<'_>, all: &All, now: Timestamp) -> fmt::Result {
     let help = "Seconds that would be lost now: by upload, up to the storage account; by processing, up to a recovery point";
     let mut metric = begin(encoder, "vm_rpo_seconds", help)?;
     for (vm, figures) in all {
@@ -139,7 +138,7 @@ fn encode_exposure(
     Ok(())
 }
 
-fn encode_words(encoder: &mut DescriptorEncoder<'_>, all: &All<'_>) -> fmt::Result {
+fn encode_words(encoder: &mut DescriptorEncoder<'_>, all: &All) -> fmt::Result {
     type Word = fn(&Figures) -> &str;
     let words: [(&str, &str, Word); 2] = [
         ("vm_health", "1 for the health that the VM has", |figures| {
@@ -159,11 +158,11 @@ fn encode_words(encoder: &mut DescriptorEncoder<'_>, all: &All<'_>) -> fmt::Resu
     Ok(())
 }
 
-fn encode_disks(encoder: &mut DescriptorEncoder<'_>, all: &All<'_>) -> fmt::Result {
+fn encode_disks(encoder: &mut DescriptorEncoder<'_>, all: &All) -> fmt::Result {
     let each = || {
         let disks = all
             .iter()
-            .flat_map(|(vm, figures)| figures.disks.iter().map(move |disk| (*vm, disk)));
+            .flat_map(|(vm, figures)| figures.disks.iter().map(move |disk| (vm, disk)));
         disks.map(|(vm, disk)| {
             let labels = with(vm, "disk", &disk.slot);
             (labels, disk)
@@ -289,5 +288,24 @@ mod tests {
         );
         vms.forget(&web);
         assert!(!scraped(&vms).contains("web"));
+    }
+
+    /// Where metrics are written; fails if whoever looks at a VM would have to wait meanwhile.
+    struct Scraper(Arc<Vms>);
+
+    impl fmt::Write for Scraper {
+        fn write_str(&mut self, _: &str) -> fmt::Result {
+            self.0.figures.try_lock().map(drop).map_err(|_| fmt::Error)
+        }
+    }
+
+    #[test]
+    fn nobody_waits_for_a_scraper_that_reads_slowly() {
+        let vms = Arc::new(Vms::new(Arc::new(Fixed(at(90)))));
+        let web = ObjectName::new("dr", "web").unwrap();
+        vms.set(&web, Figures::default());
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(vms.clone()));
+        assert!(encode(&mut Scraper(vms), &registry).is_ok());
     }
 }

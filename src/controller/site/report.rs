@@ -16,6 +16,8 @@ use crate::retry::{Class, class};
 
 /// Free space is said in steps of this many percent.
 const STEP: i32 = 5;
+/// The reason of a site whose spec has a field that means nothing.
+const INVALID: &str = "InvalidSpec";
 /// Volumes of a host that are listed, and how much of a volume's name: a host can say anything.
 const VOLUMES_MAX: usize = 64;
 const VOLUME_NAME_MAX: usize = 256;
@@ -32,6 +34,10 @@ pub struct Facts<'a> {
     pub owner: Owner,
     pub counts: VirtualMachineCounts,
     pub unsupported: &'a [&'static str],
+    /// Fields of the spec that mean nothing, and what follows.
+    pub wrong: Vec<String>,
+    /// Whether the spec pauses replication of all VMs.
+    pub suspended: bool,
     pub breaker: Option<DeletionBreaker>,
     /// Whether the object is deleted and waits for its VMs.
     pub deleting: bool,
@@ -80,6 +86,10 @@ pub fn status(
             .iter()
             .map(|host| host_status(host, old, now))
             .collect(),
+        virtual_machines_protected: Some(format!(
+            "{}/{}",
+            facts.counts.protected, facts.counts.total
+        )),
         virtual_machines: Some(facts.counts.clone()),
         refused_agents: facts.refused.clone(),
         deletion_breaker: facts.breaker.clone(),
@@ -163,7 +173,7 @@ fn conditions(facts: &Facts<'_>) -> Vec<Said> {
     };
     let mut said = vec![ready.clone()];
     if ready.status != Status::True {
-        let type_ = if is_stalled(facts) && !facts.deleting {
+        let type_ = if is_stalled(facts, &ready) && !facts.deleting {
             types::STALLED
         } else {
             types::RECONCILING
@@ -197,18 +207,29 @@ fn ready(facts: &Facts<'_>) -> Said {
             ..part.clone()
         };
     }
+    if !facts.wrong.is_empty() {
+        let message = facts.wrong.join("; ");
+        return Said::new(types::READY, Status::False, INVALID, message);
+    }
     if !facts.hosts.iter().any(is_connected) && !facts.hosts.iter().all(|host| host.maintenance) {
         let message = agents(facts).message;
         return Said::new(types::READY, Status::False, "AgentsDisconnected", message);
     }
-    let mut message = "the site is usable".to_owned();
+    let (reason, mut message) = match facts.suspended {
+        true => (
+            "Suspended",
+            "spec.suspend pauses replication of all VMs of the site; it goes on when that is taken back"
+                .to_owned(),
+        ),
+        false => ("Usable", "the site is usable".to_owned()),
+    };
     if !facts.unsupported.is_empty() {
         message = format!(
             "{message}; not acted upon by this version: {}",
             facts.unsupported.join(", ")
         );
     }
-    Said::new(types::READY, Status::True, "Usable", message)
+    Said::new(types::READY, Status::True, reason, message)
 }
 
 fn deleting(facts: &Facts<'_>) -> Said {
@@ -225,9 +246,10 @@ fn deleting(facts: &Facts<'_>) -> Said {
 }
 
 /// Whether only a human can help.
-fn is_stalled(facts: &Facts<'_>) -> bool {
+fn is_stalled(facts: &Facts<'_>, ready: &Said) -> bool {
     let permanent = |fault: &Fault| class(fault.code) == Class::NonRecoverable;
-    matches!(facts.owner, Owner::Other { .. })
+    ready.reason == INVALID
+        || matches!(facts.owner, Owner::Other { .. })
         || facts.credentials.is_err_and(permanent)
         || facts
             .account

@@ -48,7 +48,10 @@ pub fn find(
     ids.sort_unstable();
     ids.dedup();
     match ids.len() {
-        0 if silent.is_empty() => (step::Machine::NotFound, None),
+        0 if silent.is_empty() => {
+            let asked = hosts.iter().map(|host| host.name.clone()).collect();
+            (step::Machine::NotFound { asked }, None)
+        }
         0 => (step::Machine::Unknown { silent }, None),
         1 => {
             let best = found.into_iter().max_by_key(|found| rank(found, commanded));

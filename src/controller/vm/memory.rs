@@ -61,6 +61,8 @@ pub struct VmMemory {
     pub awaited: Option<Awaited>,
     /// Whether it was said that the deletion waits for the site.
     pub said_waiting: bool,
+    /// What was said of annotations that have no effect.
+    pub ignored: Option<String>,
     /// Writes of the status that failed in a row.
     pub unwritten: Unwritten,
     /// The generation of the spec that was looked at last.

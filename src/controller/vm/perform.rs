@@ -18,7 +18,7 @@ use crate::controller::vm::memory::{Told, VmMemory};
 use crate::controller::vm::rebind;
 use crate::controller::vm::step::Step;
 use crate::ids::{ChainId, ObjectName, OperationId, ReplicaId, random};
-use crate::replica::fence::{Fence, Side};
+use crate::replica::fence::Fence;
 use crate::replica::names;
 use crate::replica::record::Record;
 use crate::report::{Code, Fault};
@@ -207,16 +207,9 @@ async fn describe_machine(
         }
         None => {
             let first = Fence {
-                replica: replica.clone(),
-                generation: gathered.generation,
                 term: site.term,
                 host: Some(found.host.clone()),
-                epoch: 0,
-                active_side: Side::OnPremises,
-                active_run: None,
-                pinned: Vec::new(),
-                machine,
-                former_disks: Vec::new(),
+                ..Fence::first(replica.clone(), gathered.generation, machine)
             };
             documents::create(container.as_ref(), names::FENCE, first).await
         }

@@ -75,7 +75,7 @@ fn tell_site(change: &Change<'_>, context: &Context, status: &ProtectedVMStatus)
 }
 
 /// An event is a write, too: it takes the turn of one.
-async fn warn(vm: &ProtectedVM, context: &Context, reason: &str, note: &str) {
+pub async fn warn(vm: &ProtectedVM, context: &Context, reason: &str, note: &str) {
     context.pace.turn(Lane::News);
     context.events.warning(vm, reason, note).await;
 }

@@ -133,7 +133,8 @@ fn waits(seen: &Seen<'_>) -> Option<Wait> {
 }
 
 fn goes(seen: &Seen<'_>, condemned: &Condemned) -> Removal {
-    let nowhere = *seen.machine == step::Machine::NotFound || seen.agent == Agent::Absent;
+    let nowhere =
+        matches!(seen.machine, step::Machine::NotFound { .. }) || seen.agent == Agent::Absent;
     if seen.ended || nowhere || is_past(condemned.at, HOST, seen.now) {
         Removal::Erase
     } else {
@@ -147,6 +148,14 @@ fn is_past(at: Timestamp, time: Duration, now: Timestamp) -> bool {
 }
 
 impl Wait {
+    /// Whether only somebody else ends it: neither time nor another attempt to read does.
+    pub const fn is_for_others(&self) -> bool {
+        match self {
+            Wait::ActiveInAzure | Wait::Run(_) | Wait::Pinned(_) | Wait::ManyDeletions => true,
+            Wait::Unread | Wait::Settles => false,
+        }
+    }
+
     /// The reason of `Ready`, and what it means.
     pub fn said(&self) -> (&'static str, String) {
         match self {

@@ -20,11 +20,15 @@ use crate::controller::vm::queue::Slot;
 use crate::controller::vm::report::details::Details;
 use crate::controller::vm::report::moving::{moving, paused};
 use crate::controller::vm::step::{self, Agent, Machine, Observed, Site, Step, Why};
+use crate::ids::HostName;
 use crate::retry::Trouble;
 use crate::wire::observation::Phase;
 
 /// How long an agent may be silent before what it said is not known any more.
 pub const SILENCE: Duration = Duration::from_secs(300);
+
+/// Hosts that a message names.
+const HOSTS_NAMED: usize = 8;
 
 /// Everything that a status is made of.
 pub struct Facts<'a> {
@@ -116,14 +120,17 @@ fn verdict(facts: &Facts<'_>) -> Verdict {
     if let Some(stalled) = stalled(facts, obstacle) {
         return stalled;
     }
-    if silent && facts.observed.removal.is_none() {
+    let site_missing = obstacle == Some(Why::SiteMissing);
+    if silent && facts.observed.removal.is_none() && !site_missing {
         return Verdict {
-            state: if facts.observed.point { ReplicationState::Protected } else { ReplicationState::Pending },
+            state: if facts.observed.point {
+                ReplicationState::Protected
+            } else {
+                ReplicationState::Pending
+            },
             ready: Status::Unknown,
             reason: "AgentUnreachable".to_owned(),
-            message: "the agent of the VM's host has not been heard of for more than 5 minutes; check its service and \
-                      that it reaches the gateway"
-                .to_owned(),
+            message: aspects::unheard(facts.observed),
             kind: Kind::Settled,
         };
     }
@@ -176,19 +183,31 @@ fn stalled(facts: &Facts<'_>, obstacle: Option<Why>) -> Option<Verdict> {
             Site::NotOurs(why) => ("ManagedByAnotherCluster", why.clone()),
             Site::Missing | Site::NotReady(_) | Site::Ready => return None,
         },
-        Some(Why::MachineNotFound) => (
-            "VmNotFound",
-            "no host of the site has this VM; check spec.vm, and that all hosts of the site are listed".to_owned(),
-        ),
+        Some(Why::MachineNotFound) => (aspects::NOT_FOUND, aspects::not_found(facts)),
         Some(Why::MachineAmbiguous) => match &seen.machine {
-            Machine::Ambiguous(ids) => {
-                ("VmAmbiguous", format!("several VMs of the site have this name; use spec.vm.id, one of {}", ids.join(", ")))
+            Machine::Ambiguous(ids) => (
+                "VmAmbiguous",
+                format!(
+                    "several VMs of the site have this name; use spec.vm.id, one of {}",
+                    ids.join(", ")
+                ),
+            ),
+            Machine::Unknown { .. } | Machine::NotFound { .. } | Machine::Found { .. } => {
+                return None;
             }
-            Machine::Unknown { .. } | Machine::NotFound | Machine::Found { .. } => return None,
         },
         Some(Why::Taken) => {
-            let other = seen.taken_by.as_ref().map(ToString::to_string).unwrap_or_default();
-            ("AlreadyProtected", format!("this VM is protected by ProtectedVM {other} already; delete one of the two"))
+            let other = seen
+                .taken_by
+                .as_ref()
+                .map(ToString::to_string)
+                .unwrap_or_default();
+            (
+                "AlreadyProtected",
+                format!(
+                    "this VM is protected by ProtectedVM {other} already; delete one of the two"
+                ),
+            )
         }
         Some(Why::Replaced) => match &seen.replaced {
             Some(replaced) if facts.step != Step::Rebind => ("VMReplaced", replaced.said()),
@@ -246,6 +265,19 @@ fn state(seen: &Observed, step: Step) -> ReplicationState {
             ReplicationState::InitialReplication
         }
         _ => ReplicationState::EnablingProtection,
+    }
+}
+
+/// Hosts as they are listed in a message: a status has no room for hundreds.
+fn named(hosts: &[HostName]) -> String {
+    let named: Vec<&str> = hosts
+        .iter()
+        .take(HOSTS_NAMED)
+        .map(HostName::as_str)
+        .collect();
+    match hosts.len().saturating_sub(HOSTS_NAMED) {
+        0 => named.join(", "),
+        more => format!("{} and {more} more", named.join(", ")),
     }
 }
 
@@ -314,7 +346,7 @@ fn conditions(
             message.clone(),
         )),
     }
-    said.push(aspects::validated(facts.observed));
+    said.push(aspects::validated(facts));
     said.push(aspects::replicating(facts, old));
     said.push(facts.measured.rpo.clone());
     let copied = progress(facts);

@@ -106,7 +106,10 @@ pub enum Machine {
     Unknown {
         silent: Vec<HostName>,
     },
-    NotFound,
+    /// All hosts of the site have answered, and none has it.
+    NotFound {
+        asked: Vec<HostName>,
+    },
     /// Several have the name: their ids.
     Ambiguous(Vec<String>),
     Found {
@@ -295,7 +298,7 @@ pub fn in_the_way(seen: &Observed) -> Option<Why> {
     }
     match &seen.machine {
         Machine::Unknown { .. } => return Some(Why::MachineUnknown),
-        Machine::NotFound => return Some(Why::MachineNotFound),
+        Machine::NotFound { .. } => return Some(Why::MachineNotFound),
         Machine::Ambiguous(_) => return Some(Why::MachineAmbiguous),
         Machine::Found {
             connected: false, ..

@@ -22,6 +22,7 @@ use kube::{Api, Client};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::controller::leader;
 use crate::units::Clock;
 
 /// The label of a group's Leases.
@@ -183,16 +184,7 @@ impl Membership {
     /// Deletes the own Lease, so that others need not wait for its end.
     pub async fn release(&self) {
         let (api, params) = (self.api(), DeleteParams::default());
-        match tokio::time::timeout(TURN, api.delete(&self.identity, &params)).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) => {
-                tracing::warn!(
-                    error = crate::report::chain(&error),
-                    "the lease expires by itself"
-                );
-            }
-            Err(_) => tracing::warn!("the lease expires by itself: the API server does not answer"),
-        }
+        leader::release(api.delete(&self.identity, &params)).await;
     }
 
     fn api(&self) -> Api<Lease> {

@@ -18,7 +18,8 @@ use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 
-use crate::lab::cluster::error::{Error, file_error};
+use crate::lab::cluster::error::Error;
+use crate::lab::file::file_error;
 use crate::units::{MIB, to_u64};
 
 /// Every request that changes something, who and what, without its content.
@@ -109,7 +110,8 @@ impl Audit {
             .write(true)
             .open(&self.path)
             .and_then(|file| file.set_len(self.run))
-            .map_err(file_error("cut the end of", &self.path))
+            .map_err(file_error("cut the end of", &self.path))?;
+        Ok(())
     }
 
     /// The end of the log, before a line that is being written.

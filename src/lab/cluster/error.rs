@@ -1,21 +1,17 @@
 //! What can go wrong with a cluster of the lab.
 
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::durable;
+use crate::lab::file::FileError;
 use crate::lab::process;
 use crate::report::Code;
 
 /// A cluster that does not start, or cannot be asked.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("cannot {action} {}", path.display())]
-    File {
-        action: &'static str,
-        path: PathBuf,
-        source: io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     #[error("cannot keep the cluster's own files")]
     Record(#[source] Box<durable::Error>),
     #[error("cannot run the cluster")]
@@ -66,7 +62,7 @@ impl Error {
     pub const fn code(&self) -> Code {
         match self {
             Error::Process(source) => source.code(),
-            Error::File { .. }
+            Error::File(_)
             | Error::Record(_)
             | Error::WriteKubeconfig { .. }
             | Error::Kubeconfig { .. }
@@ -77,18 +73,6 @@ impl Error {
             | Error::Audit { .. }
             | Error::AuditCut { .. } => Code::Internal,
         }
-    }
-}
-
-/// For `map_err`: the action that failed, on which path.
-pub(super) fn file_error<'a>(
-    action: &'static str,
-    path: &'a Path,
-) -> impl FnOnce(io::Error) -> Error + use<'a> {
-    move |source| Error::File {
-        action,
-        path: path.to_owned(),
-        source,
     }
 }
 

@@ -11,7 +11,8 @@ use rcgen::{
 };
 
 use crate::durable;
-use crate::lab::cluster::error::{Error, file_error, of_durable};
+use crate::lab::cluster::error::{Error, of_durable};
+use crate::lab::file::file_error;
 
 /// By these names clients may call the API server.
 const SERVER_NAMES: [&str; 3] = ["127.0.0.1", "localhost", "kubernetes.default.svc"];

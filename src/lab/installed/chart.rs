@@ -4,7 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::durable;
-use crate::lab::installed::error::{Error, file_error, of_durable};
+use crate::lab::file::file_error;
+use crate::lab::installed::error::{Error, of_durable};
 
 /// A file of the chart, from the work tree into the binary.
 macro_rules! file {

@@ -1,21 +1,18 @@
 //! What can go wrong with an installed chart.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::durable;
+use crate::lab::file::FileError;
 use crate::lab::{cluster, process};
 use crate::report::Code;
 
 /// A release that cannot be installed or run.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("cannot {action} {}", path.display())]
-    File {
-        action: &'static str,
-        path: PathBuf,
-        source: io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     #[error("cannot keep a file of the release")]
     Record(#[source] Box<durable::Error>),
     #[error("cannot start Helm, to {action} a release")]
@@ -55,7 +52,7 @@ impl Error {
         match self {
             Error::Cluster(source) => source.code(),
             Error::Process(source) => source.code(),
-            Error::File { .. }
+            Error::File(_)
             | Error::Record(_)
             | Error::Start { .. }
             | Error::Helm { .. }
@@ -65,18 +62,6 @@ impl Error {
                 Code::Internal
             }
         }
-    }
-}
-
-/// For `map_err`: the action that failed, on which path.
-pub(super) fn file_error<'a>(
-    action: &'static str,
-    path: &'a Path,
-) -> impl FnOnce(io::Error) -> Error + use<'a> {
-    move |source| Error::File {
-        action,
-        path: path.to_owned(),
-        source,
     }
 }
 

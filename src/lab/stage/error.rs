@@ -1,20 +1,16 @@
 //! What can keep a stage from being set.
 
 use std::io;
-use std::path::{Path, PathBuf};
 
+use crate::lab::file::FileError;
 use crate::lab::{authority, azurite, cluster, installed, process, tools};
 use crate::report::Code;
 
 /// A part that is not there or does not work.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("cannot {action} {}", path.display())]
-    File {
-        action: &'static str,
-        path: PathBuf,
-        source: io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     #[error("cannot {action} {what}")]
     Ask {
         action: &'static str,
@@ -44,10 +40,9 @@ pub enum Error {
 impl Error {
     pub const fn code(&self) -> Code {
         match self {
-            Error::File { .. }
-            | Error::Ask { .. }
-            | Error::Kubectl { .. }
-            | Error::Service { .. } => Code::Configuration,
+            Error::File(_) | Error::Ask { .. } | Error::Kubectl { .. } | Error::Service { .. } => {
+                Code::Configuration
+            }
             Error::Tools(source) => source.code(),
             Error::Cluster(source) => source.code(),
             Error::Azurite(source) => source.code(),
@@ -56,18 +51,6 @@ impl Error {
             Error::Process(source) => source.code(),
             Error::Host(source) => source.code(),
         }
-    }
-}
-
-/// For `map_err`: the action that failed, on which path.
-pub(super) fn file_error<'a>(
-    action: &'static str,
-    path: &'a Path,
-) -> impl FnOnce(io::Error) -> Error + use<'a> {
-    move |source| Error::File {
-        action,
-        path: path.to_owned(),
-        source,
     }
 }
 

@@ -18,8 +18,9 @@ use rustix::process::Signal;
 use crate::host::lab::LabHypervisor;
 use crate::host::lab::console::Console;
 use crate::ids::HostName;
+use crate::lab::file::file_error;
 use crate::lab::process::{Process, port};
-use crate::lab::stage::error::{Error, file_error};
+use crate::lab::stage::error::Error;
 
 /// Ten times what a start takes on two idle cores.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -17,6 +17,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::lab::file::file_error;
 use crate::lab::tools::error::Error;
 use crate::lab::tools::installation::Installation;
 use crate::lab::tools::progress::Progress;
@@ -116,7 +117,9 @@ impl Cache {
                         _file: file,
                     });
                 }
-                Err(TryLockError::Error(error)) => return Err(file_error("lock", &path)(error)),
+                Err(TryLockError::Error(error)) => {
+                    return Err(file_error("lock", &path)(error).into());
+                }
                 Err(TryLockError::WouldBlock) => {}
             }
             let waiting = || {
@@ -143,11 +146,11 @@ impl Lock {
                 remove(&entry.path())?;
             }
         }
-        tempfile::Builder::new()
+        let made = tempfile::Builder::new()
             .prefix(&prefix)
             .permissions(Permissions::from_mode(0o755))
-            .tempdir_in(&self.root)
-            .map_err(file_error("create a folder in", &self.root))
+            .tempdir_in(&self.root);
+        Ok(made.map_err(file_error("create a folder in", &self.root))?)
     }
 }
 
@@ -184,26 +187,14 @@ fn publish(scratch: tempfile::TempDir, home: &Path) -> Result<(), Error> {
     rustix::fs::sync();
     remove(home)?;
     let made = scratch.keep();
-    fs::rename(&made, home).map_err(file_error("create", home))
+    Ok(fs::rename(&made, home).map_err(file_error("create", home))?)
 }
 
 fn remove(folder: &Path) -> Result<(), Error> {
     match fs::remove_dir_all(folder) {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(file_error("remove", folder)(error)),
-    }
-}
-
-/// For `map_err`: the action that failed, on which path.
-pub(super) fn file_error<'a>(
-    action: &'static str,
-    path: &'a Path,
-) -> impl FnOnce(io::Error) -> Error + use<'a> {
-    move |source| Error::File {
-        action,
-        path: path.to_owned(),
-        source,
+        Err(error) => Err(file_error("remove", folder)(error).into()),
     }
 }
 

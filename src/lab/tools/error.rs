@@ -1,10 +1,10 @@
 //! Why a program could not be obtained, in words that say what to install or to correct.
 
-use std::io;
 use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::time::Duration;
 
+use crate::lab::file::FileError;
 use crate::lab::process;
 use crate::report::Code;
 
@@ -13,12 +13,8 @@ use crate::report::Code;
 pub enum Error {
     #[error("no folder for a cache: set SITE_RECOVERY_CACHE or HOME to an absolute path")]
     NoCache,
-    #[error("cannot {action} {}", path.display())]
-    File {
-        action: &'static str,
-        path: PathBuf,
-        source: io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     #[error("`{command}` is not on PATH: {remedy}")]
     Missing {
         command: String,
@@ -69,7 +65,7 @@ impl Error {
     pub const fn code(&self) -> Code {
         match self {
             Error::NoCache
-            | Error::File { .. }
+            | Error::File(_)
             | Error::Missing { .. }
             | Error::TooOld { .. }
             | Error::Failed { .. }

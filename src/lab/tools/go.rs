@@ -7,7 +7,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::lab::tools::cache::{Cache, Item, file_error};
+use crate::lab::file::file_error;
+use crate::lab::tools::cache::{Cache, Item};
 use crate::lab::tools::error::Error;
 use crate::lab::tools::installation::{Installation, Prerequisite};
 

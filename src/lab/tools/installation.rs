@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use crate::lab::file::file_error;
 use crate::lab::process::{self, Process};
-use crate::lab::tools::cache::file_error;
 use crate::lab::tools::error::Error;
 use crate::lab::tools::progress::Progress;
 
@@ -64,7 +64,7 @@ impl Installation {
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent).map_err(file_error("create", parent))?;
         }
-        fs::write(&path, content).map_err(file_error("write", &path))
+        Ok(fs::write(&path, content).map_err(file_error("write", &path))?)
     }
 
     /// Asks a program of the machine something that only one that is new enough answers well.

@@ -10,8 +10,9 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::Command;
 
+use crate::lab::file::file_error;
 use crate::lab::tools::AzuriteVersion;
-use crate::lab::tools::cache::{Cache, Item, file_error};
+use crate::lab::tools::cache::{Cache, Item};
 use crate::lab::tools::error::Error;
 use crate::lab::tools::installation::{Installation, Prerequisite};
 

@@ -69,6 +69,17 @@ async fn helm_has_nothing_against_it() {
     run(&mut shared().await.helm(), &arguments).unwrap();
 }
 
+/// Each of the values has to be refused in these words.
+fn refuses(cluster: &Cluster, cases: &[(Value, &str)]) {
+    for (values, words) in cases {
+        let said = render(cluster, values).unwrap_err();
+        assert!(
+            said.contains(words),
+            "{values} was refused with\n{said}\ninstead of\n{words}"
+        );
+    }
+}
+
 #[tokio::test]
 async fn values_that_mean_nothing_are_refused_by_name() {
     let cluster = shared().await;
@@ -119,13 +130,64 @@ async fn values_that_mean_nothing_are_refused_by_name() {
             "at '/metrics/service/enabled': value must be true",
         ),
     ];
-    for (values, words) in cases {
-        let said = render(cluster, &values).unwrap_err();
-        assert!(
-            said.contains(words),
-            "{values} was refused with\n{said}\ninstead of\n{words}"
-        );
-    }
+    refuses(cluster, &cases);
+}
+
+#[tokio::test]
+async fn values_that_the_cluster_or_the_controller_would_refuse_later_are_refused_at_once() {
+    let cluster = shared().await;
+    let cases = [
+        (
+            json!({ "listenAddress": "300.1.1.1" }),
+            "at '/listenAddress'",
+        ),
+        (
+            json!({ "replicaCount": -1 }),
+            "at '/replicaCount': minimum: got -1, want 0",
+        ),
+        (json!({ "logFilter": "loud" }), "at '/logFilter'"),
+        (
+            json!({ "logFilter": "warn,site_recovery=all" }),
+            "at '/logFilter'",
+        ),
+        (
+            json!({ "image": { "repository": "https://registry.example.com/dr" } }),
+            "at '/image/repository'",
+        ),
+        (
+            json!({ "gateway": { "service": { "port": "8443" } } }),
+            "at '/gateway/service/port': got string, want integer",
+        ),
+        (
+            json!({ "gateway": { "service": { "port": 70_000 } } }),
+            "at '/gateway/service/port': maximum",
+        ),
+        (
+            json!({ "gateway": { "service": { "loadBalancerSourceRanges": ["office/24"] } } }),
+            "at '/gateway/service/loadBalancerSourceRanges/0'",
+        ),
+        (
+            json!({ "gateway": { "certificates": { "secretName": "My Secret" } } }),
+            "at '/gateway/certificates/secretName'",
+        ),
+        (
+            json!({ "resources": { "limits": { "memory": "lots" } } }),
+            "at '/resources/limits/memory'",
+        ),
+        (
+            json!({ "resources": { "limits": { "cpu": -1 } } }),
+            "at '/resources/limits/cpu'",
+        ),
+        (
+            json!({ "commonLabels": { "team": "disaster recovery" } }),
+            "at '/commonLabels/team'",
+        ),
+        (
+            json!({ "extraEnv": [{ "name": "A", "value": "b", "valueFrom": {} }] }),
+            "at '/extraEnv/0'",
+        ),
+    ];
+    refuses(cluster, &cases);
 }
 
 #[tokio::test]

@@ -177,6 +177,8 @@ async fn policies_hours_and_bandwidth_are_said_in_units_that_exist() {
         policy(&json!({ "copyFrequency": "30s", "appConsistentFrequency": "12h" })),
         policy(&json!({ "initialReplication": { "start": "22:00", "maxConcurrentPerHost": 32 } })),
         tier("1d", "30d"),
+        tier("999999m", "999999m"),
+        tier("24h", "1d"),
         window(&json!({ "start": "00:00", "end": "23:59", "timeZone": "Europe/Berlin" })),
         json!({ "bandwidth": { "perHost": "1.5Gbit" } }),
         hours(&json!({ "days": ["Mon"], "hours": { "start": "08:00" }, "perHost": "20Mbit" })),
@@ -197,6 +199,8 @@ async fn policies_hours_and_bandwidth_are_said_in_units_that_exist() {
         ),
         (tier("1w", "30d"), "keep[0].every in body should match"),
         (tier("1h", "0d"), "keep[0].for in body should match"),
+        (tier("1h", "30m"), "for must not be shorter than every"),
+        (tier("999999s", "11d"), "for must not be shorter than every"),
         (
             policy(&json!({ "initialReplication": { "maxConcurrentPerHost": 0 } })),
             "maxConcurrentPerHost in body should be greater than or equal to 1",

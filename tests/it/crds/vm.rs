@@ -71,7 +71,12 @@ async fn disks_and_the_machine_in_azure_are_named_as_hypervisor_and_cloud_name_t
         json!({ "replicationPolicy": { "recoveryPoints": {} } }),
     ];
     trial.takes(&vm(), &taken).await;
+    let short = json!([{ "every": "1h", "for": "24h" }, { "every": "1d", "for": "23h" }]);
     let cases = [
+        (
+            json!({ "replicationPolicy": { "recoveryPoints": { "keep": short } } }),
+            "for must not be shorter than every",
+        ),
         (
             exclude(&["scsi0:2"]),
             "disks.exclude[0] in body should match",

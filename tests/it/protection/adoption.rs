@@ -21,12 +21,7 @@ use site_recovery::units::{ByteRange, Generation, MIB, to_usize};
 use super::world::{NAMESPACE, SITE, World, blocking, machine, protected_vm, until, values};
 
 async fn protected() -> (World, Host, Replica, String) {
-    let world = World::new().await;
-    let mut host = world.host("hv1").await;
-    machine(&host, "web", &[("scsi:0:0", 128 * MIB)], 48 * MIB).await;
-    host.start_agent().unwrap();
-    world.apply(&world.site(&["hv1"], |_| {})).await;
-    world.apply(&[protected_vm("web")]).await;
+    let (world, host, _) = World::with_web(&[("scsi:0:0", 128 * MIB)], 48 * MIB).await;
     let controller = world.stage.controller("c0").await.unwrap();
     let status = world.until_protected("web").await;
     (world, host, controller, status.replica_id.unwrap())

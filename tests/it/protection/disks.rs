@@ -8,7 +8,7 @@ use site_recovery::lab::stage::host::Host;
 use site_recovery::units::MIB;
 
 use super::hands::{copies, while_off, write};
-use super::world::{Machine, World, machine, protected_vm};
+use super::world::{Machine, World};
 
 const SIZE: u64 = 16 * MIB;
 
@@ -22,18 +22,8 @@ fn ids(status: &ProtectedVMStatus) -> Vec<(String, String)> {
 
 /// A VM with two disks, whose changes follow.
 async fn protected() -> (World, Host, Machine, Replica) {
-    let world = World::new().await;
-    let mut host = world.host("hv1").await;
-    let web = machine(
-        &host,
-        "web",
-        &[("scsi:0:0", SIZE), ("scsi:0:1", SIZE)],
-        4 * MIB,
-    )
-    .await;
-    host.start_agent().unwrap();
-    world.apply(&world.site(&["hv1"], |_| {})).await;
-    world.apply(&[protected_vm("web")]).await;
+    let (world, host, web) =
+        World::with_web(&[("scsi:0:0", SIZE), ("scsi:0:1", SIZE)], 4 * MIB).await;
     let controller = world.stage.controller("c0").await.unwrap();
     world.until_protected("web").await;
     world.until_changes_follow("hv1").await;

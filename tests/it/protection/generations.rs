@@ -12,7 +12,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::world::{NAMESPACE, SITE, World, machine, protected_vm, until};
+use super::world::{NAMESPACE, SITE, World, until};
 
 fn command<T>(generation: u64, body: T) -> Command<T> {
     Command {
@@ -25,12 +25,7 @@ fn command<T>(generation: u64, body: T) -> Command<T> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_refuses_what_is_of_a_lower_generation_than_it_has_obeyed() {
-    let world = World::new().await;
-    let mut host = world.host("hv1").await;
-    machine(&host, "web", &[("scsi:0:0", 8 * MIB)], MIB).await;
-    host.start_agent().unwrap();
-    world.apply(&world.site(&["hv1"], |_| {})).await;
-    world.apply(&[protected_vm("web")]).await;
+    let (world, _host, _) = World::with_web(&[("scsi:0:0", 8 * MIB)], MIB).await;
     let mut controller = world.stage.controller("c0").await.unwrap();
     let replica = world.until_protected("web").await.replica_id.unwrap();
     assert_eq!(world.fence(&replica).await.generation, Generation::new(1));

@@ -74,12 +74,7 @@ async fn a_vm_that_was_imported_anew_is_compared_once_somebody_says_that_it_is_t
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_vm_keeps_its_replica_when_it_is_renamed_and_when_it_is_gone_for_a_while() {
-    let world = World::new().await;
-    let mut host = world.host("hv1").await;
-    let web = machine(&host, "web", &[("scsi:0:0", 16 * MIB)], MIB).await;
-    host.start_agent().unwrap();
-    world.apply(&world.site(&["hv1"], |_| {})).await;
-    world.apply(&[protected_vm("web")]).await;
+    let (world, host, web) = World::with_web(&[("scsi:0:0", 16 * MIB)], MIB).await;
     let _controller = world.stage.controller("c0").await.unwrap();
     let replica = world.until_protected("web").await.replica_id.unwrap();
     world.until_changes_follow("hv1").await;
@@ -105,7 +100,7 @@ async fn a_vm_keeps_its_replica_when_it_is_renamed_and_when_it_is_gone_for_a_whi
     // Gone: nobody waits for it silently, and the replica stays.
     let away = hand_over(&world, &host, &shop).await;
     let said = world.until_ready_says("VmNotFound").await;
-    assert!(said.contains("no host of the site has this VM"));
+    assert!(said.contains("no host of the site reports this VM"));
     let left = world.manifest(&replica).await.unwrap();
     assert!(!left.points.is_empty());
 

@@ -5,7 +5,7 @@ use site_recovery::api::vm_status::{Health, ProtectedVMStatus};
 use site_recovery::units::MIB;
 
 use super::hands::{copies, write};
-use super::world::{World, machine, protected_vm, until};
+use super::world::{World, until};
 
 const PLACES: [&str; 1] = ["scsi:0:0"];
 
@@ -15,12 +15,7 @@ fn maintenance(holds: bool) -> Value {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_captured_is_sealed_before_the_maintenance_of_a_host_begins() {
-    let world = World::new().await;
-    let mut host = world.host("hv1").await;
-    machine(&host, "web", &[("scsi:0:0", 32 * MIB)], 4 * MIB).await;
-    host.start_agent().unwrap();
-    world.apply(&world.site(&["hv1"], |_| {})).await;
-    world.apply(&[protected_vm("web")]).await;
+    let (world, mut host, _) = World::with_web(&[("scsi:0:0", 32 * MIB)], 4 * MIB).await;
     let _controller = world.stage.controller("c0").await.unwrap();
     let replica = world.until_protected("web").await.replica_id.unwrap();
     world.until_changes_follow("hv1").await;

@@ -226,3 +226,24 @@ async fn a_site_whose_storage_does_not_answer_says_first_what_it_waits_for() {
         "{said}"
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_means_nothing_is_named_at_the_site_and_at_the_vm() {
+    let world = World::new().await;
+    let _controller = world.stage.controller("c0").await.unwrap();
+    let site = world.site(&["hv1"], |spec| {
+        spec["resynchronization"] = json!({ "window": { "timeZone": "Europe/Berln" } });
+    });
+    world.apply(&site).await;
+    let mut web = protected_vm("web");
+    web["metadata"]["annotations"] = json!({ "siterecovery.dev/sync_now": "1" });
+    world.apply(&[web]).await;
+
+    let invalid = |status: &str, said: &str| status == "True" && said.starts_with("InvalidSpec");
+    let said = world.until_site("Stalled", invalid).await;
+    assert!(
+        said.contains("spec.resynchronization.window.timeZone"),
+        "{said}"
+    );
+    assert_eq!(world.until_warned("web", "AnnotationIgnored").await, 1);
+}

@@ -60,12 +60,7 @@ async fn a_replica_goes_with_its_object_if_that_was_said_and_its_site_goes_last(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_deleted_with_its_secret_first_ends_all_the_same() {
-    let world = World::new().await;
-    let mut host = world.host("hv1").await;
-    machine(&host, "web", &[("scsi:0:0", 16 * MIB)], MIB).await;
-    host.start_agent().unwrap();
-    world.apply(&world.site(&["hv1"], |_| {})).await;
-    world.apply(&[protected_vm("web")]).await;
+    let (world, _host, _) = World::with_web(&[("scsi:0:0", 16 * MIB)], MIB).await;
     let _controller = world.stage.controller("c0").await.unwrap();
     let replica = world.until_protected("web").await.replica_id.unwrap();
 

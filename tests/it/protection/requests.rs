@@ -6,7 +6,7 @@ use site_recovery::api::vm_status::{LastHandled, ProtectedVMStatus, ReplicationS
 use site_recovery::replica::manifest::Manifest;
 use site_recovery::units::MIB;
 
-use super::world::{World, machine, protected_vm, until};
+use super::world::{World, until};
 
 fn handled(status: &ProtectedVMStatus) -> LastHandled {
     status.last_handled.clone().unwrap_or_default()
@@ -24,12 +24,7 @@ fn is_newer(after: &Manifest, before: &Manifest) -> bool {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_barrier_a_comparison_and_a_pause_come_when_they_are_asked_for() {
-    let world = World::new().await;
-    let mut host = world.host("hv1").await;
-    machine(&host, "web", &[("scsi:0:0", 64 * MIB)], 16 * MIB).await;
-    host.start_agent().unwrap();
-    world.apply(&world.site(&["hv1"], |_| {})).await;
-    world.apply(&[protected_vm("web")]).await;
+    let (world, _host, _) = World::with_web(&[("scsi:0:0", 64 * MIB)], 16 * MIB).await;
     let _controller = world.stage.controller("c0").await.unwrap();
     let replica = world.until_protected("web").await.replica_id.unwrap();
     let first = world.manifest(&replica).await.unwrap();

@@ -10,13 +10,8 @@ use super::world::{SITE, World, blocking, machine, protected_vm, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_vm_that_keeps_up_meets_its_objective_and_is_in_the_metrics_as_long_as_it_exists() {
-    let world = World::new().await;
+    let (world, _host, _) = World::with_web(&[("scsi:0:0", 64 * MIB)], 8 * MIB).await;
     let controller = world.stage.controller("c0").await.unwrap();
-    let mut host = world.host("hv1").await;
-    machine(&host, "web", &[("scsi:0:0", 64 * MIB)], 8 * MIB).await;
-    host.start_agent().unwrap();
-    world.apply(&world.site(&["hv1"], |_| {})).await;
-    world.apply(&[protected_vm("web")]).await;
 
     let met = |status: &ProtectedVMStatus| is(status, "RPOMet", ("True", "WithinTarget"));
     let status = world.until_status("web", "within its objective", met).await;
@@ -147,12 +142,7 @@ async fn what_waits_for_a_human_is_critical_at_once_and_goes_on_when_one_asks_fo
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_vm_whose_finalizer_was_taken_away_by_hand_is_forgotten_all_the_same() {
-    let world = World::new().await;
-    let mut host = world.host("hv1").await;
-    machine(&host, "web", &[("scsi:0:0", 8 * MIB)], MIB).await;
-    host.start_agent().unwrap();
-    world.apply(&world.site(&["hv1"], |_| {})).await;
-    world.apply(&[protected_vm("web")]).await;
+    let (world, _host, _) = World::with_web(&[("scsi:0:0", 8 * MIB)], MIB).await;
     let controller = world.stage.controller("c0").await.unwrap();
     world.until_protected("web").await;
     let of = "{namespace=\"default\",name=\"web\"";

@@ -94,6 +94,17 @@ impl World {
         World { stage, folder }
     }
 
+    /// A site with one host, and its machine `web` that is to be protected; no controller yet.
+    pub(crate) async fn with_web(disks: &[(&str, u64)], data: u64) -> (Self, Host, Machine) {
+        let world = World::new().await;
+        let mut host = world.host("hv1").await;
+        let web = machine(&host, "web", disks, data).await;
+        host.start_agent().unwrap();
+        world.apply(&world.site(&["hv1"], |_| {})).await;
+        world.apply(&[protected_vm("web")]).await;
+        (world, host, web)
+    }
+
     /// The site's manifests, with `change` made to its spec.
     pub(crate) fn site(&self, hosts: &[&str], change: impl FnOnce(&mut Value)) -> Vec<Value> {
         let account = self.stage.azurite.account();

@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -69,6 +70,25 @@ async fn an_account_lists_its_sites_objects_and_replicas() {
         text.contains(world.cloud.id.as_str()) && text.contains("model"),
         "{text}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_lists_an_account_that_hangs_is_told_what_is_waited_for_and_may_give_up() {
+    // Given an endpoint that takes connections and never answers
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}/devstoreaccount1", silent.local_addr().unwrap());
+    // When it is asked with a limit
+    let mut command = Command::new(env!("CARGO_BIN_EXE_site-recovery"));
+    command
+        .args(["replica", "list", "--timeout", "5", "--endpoint", &endpoint])
+        .env("AZURE_STORAGE_KEY", "a2V5");
+    let output = tokio::task::block_in_place(|| command.output().unwrap());
+    // Then it is told while it waits, and gives up with a remedy for whoever typed it
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    let waits = format!("waits for {endpoint}");
+    assert!(said.contains(&waits), "{said}");
+    assert!(said.contains("within 5 seconds (Check --account"), "{said}");
 }
 
 #[tokio::test]

@@ -135,7 +135,7 @@ async fn content_other_than_its_table_is_found_by_chunk_and_restored_on_request_
     // And the command leaves with its own code.
     let id = world.cloud.id.as_str();
     let done = replica(&world, &["verify", id]);
-    assert_eq!(done.code, Some(2), "{}{}", done.stdout, done.stderr);
+    assert_eq!(done.code, Some(3), "{}{}", done.stdout, done.stderr);
     assert!(done.stdout.contains("DAMAGED"), "{}", done.stdout);
     // When that disk is restored, then there is no file, unless nobody minds.
     let folder = tempfile::tempdir().unwrap();

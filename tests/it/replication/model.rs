@@ -12,7 +12,7 @@ use site_recovery::host::{
     Volume,
 };
 use site_recovery::ids::{DiskId, DiskSlot, FrozenPointId, ReplicaId, VmId};
-use site_recovery::replica::fence::{DescribedDisk, Fence, MachineDescription, Side};
+use site_recovery::replica::fence::{DescribedDisk, Fence, MachineDescription};
 use site_recovery::report::{Code, Fault};
 use site_recovery::units::{ByteRange, GIB, Generation, to_u64};
 
@@ -198,28 +198,18 @@ impl Model {
             size: to_u64(self.content_of(slot).len()),
             boot: false,
         };
-        Fence {
-            replica: replica.clone(),
-            generation: Generation::new(1),
-            term: 0,
-            host: None,
-            former_disks: Vec::new(),
-            epoch: 0,
-            active_side: Side::OnPremises,
-            active_run: None,
-            pinned: Vec::new(),
-            machine: MachineDescription {
-                vm: vm(),
-                name: "model".to_owned(),
-                boot: BootGeneration::Gen2,
-                processors: 1,
-                memory_mib: 1024,
-                secure_boot: false,
-                guest_os: None,
-                network_adapters: Vec::new(),
-                disks: disks.iter().map(described).collect(),
-            },
-        }
+        let machine = MachineDescription {
+            vm: vm(),
+            name: "model".to_owned(),
+            boot: BootGeneration::Gen2,
+            processors: 1,
+            memory_mib: 1024,
+            secure_boot: false,
+            guest_os: None,
+            network_adapters: Vec::new(),
+            disks: disks.iter().map(described).collect(),
+        };
+        Fence::first(replica.clone(), Generation::new(1), machine)
     }
 
     /// What the newest frozen point held, committed or not.

@@ -24,6 +24,8 @@ fn usable() -> Facts<'static> {
         owner: Owner::Ours,
         counts: VirtualMachineCounts::default(),
         unsupported: &[],
+        wrong: Vec::new(),
+        suspended: false,
         breaker: None,
         deleting: false,
     }
@@ -98,6 +100,51 @@ fn a_host_that_names_volumes_without_end_does_not_fill_the_status() {
     let said = volumes(&[machine(&listed)], &[]);
     assert_eq!(said.len(), VOLUMES_MAX);
     assert!(said.iter().all(|of| of.name.len() <= VOLUME_NAME_MAX));
+}
+
+fn said_of(facts: &Facts<'_>) -> String {
+    ready(facts).message
+}
+
+#[test]
+fn a_field_that_means_nothing_is_for_a_human_to_correct_and_is_named() {
+    let facts = Facts {
+        wrong: vec!["spec.resynchronization.window.timeZone: it is none".to_owned()],
+        ..usable()
+    };
+    let invalid = expected("False", "InvalidSpec", false, true);
+    assert_eq!(ready_of(&facts), invalid);
+    assert!(said_of(&facts).contains("window.timeZone"));
+}
+
+#[test]
+fn a_site_that_is_suspended_says_so() {
+    let facts = Facts {
+        suspended: true,
+        ..usable()
+    };
+    assert_eq!(
+        ready_of(&facts),
+        expected("True", "Suspended", false, false)
+    );
+    assert!(
+        said_of(&facts).contains("spec.suspend"),
+        "{}",
+        said_of(&facts)
+    );
+}
+
+#[test]
+fn protected_vms_are_shown_of_all() {
+    let counts = VirtualMachineCounts {
+        total: 3,
+        protected: 2,
+        ..VirtualMachineCounts::default()
+    };
+    let facts = Facts { counts, ..usable() };
+    let now = Timestamp::UNIX_EPOCH.into();
+    let status = status(&facts, &HyperVSiteStatus::default(), 1, now);
+    assert_eq!(status.virtual_machines_protected.as_deref(), Some("2/3"));
 }
 
 #[test]

@@ -6,7 +6,6 @@ use uuid::Uuid;
 use super::*;
 use crate::host::{Backing, BootGeneration, PowerState};
 use crate::ids::ReplicaId;
-use crate::replica::fence::Side;
 use crate::units::{GIB, Generation};
 
 /// A disk at a place: location, identifier, size.
@@ -44,18 +43,8 @@ fn of(disks: &[Place]) -> Machine {
 
 /// A fence after the machine looked like each of `lives`.
 fn known(lives: &[&[Place]]) -> Fence {
-    let mut fence = Fence {
-        replica: ReplicaId::from_random(1),
-        generation: Generation::new(1),
-        term: 0,
-        host: None,
-        epoch: 0,
-        active_side: Side::OnPremises,
-        active_run: None,
-        pinned: Vec::new(),
-        machine: machine(&of(lives[0]), &[], None),
-        former_disks: Vec::new(),
-    };
+    let first = machine(&of(lives[0]), &[], None);
+    let mut fence = Fence::first(ReplicaId::from_random(1), Generation::new(1), first);
     for life in &lives[1..] {
         fence = after(&fence, life);
     }

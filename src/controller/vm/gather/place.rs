@@ -59,7 +59,7 @@ pub(super) fn believed(
     let since = *memory.missing.get_or_insert(now);
     let moves = since_then(since, now) < MOVES;
     match machine {
-        step::Machine::NotFound if recorded && moves => {
+        step::Machine::NotFound { .. } if recorded && moves => {
             let silent = Vec::new();
             step::Machine::Unknown { silent }
         }
@@ -139,17 +139,21 @@ mod tests {
         Timestamp::from_second(second).unwrap()
     }
 
+    fn nowhere() -> step::Machine {
+        let asked = vec!["hv1".parse().unwrap()];
+        step::Machine::NotFound { asked }
+    }
+
     #[test]
     fn a_machine_on_its_way_is_lost_only_after_a_while() {
         let mut memory = VmMemory::default();
         let mut look = |found, recorded, second| {
-            let machine = step::Machine::NotFound;
-            believed(machine, found, (recorded, &mut memory), at(second))
+            believed(nowhere(), found, (recorded, &mut memory), at(second))
         };
         let on_its_way = step::Machine::Unknown { silent: Vec::new() };
         assert_eq!(look(false, true, 0), on_its_way);
         assert_eq!(look(false, true, 59), on_its_way);
-        assert_eq!(look(false, true, 60), step::Machine::NotFound);
+        assert_eq!(look(false, true, 60), nowhere());
         // It was found in between, and goes again.
         look(true, true, 61);
         assert_eq!(look(false, true, 62), on_its_way);
@@ -200,7 +204,7 @@ mod tests {
     #[test]
     fn a_machine_that_was_never_found_is_not_on_its_way() {
         let mut memory = VmMemory::default();
-        let said = believed(step::Machine::NotFound, false, (false, &mut memory), at(0));
-        assert_eq!(said, step::Machine::NotFound);
+        let said = believed(nowhere(), false, (false, &mut memory), at(0));
+        assert_eq!(said, nowhere());
     }
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::host::BootGeneration;
-use crate::ids::{RecoveryPointId, ReplicaId, VmId};
+use crate::ids::{RecoveryPointId, ReplicaId};
 use crate::replica::fence::{Fence, MachineDescription};
 use crate::units::Generation;
 use crate::wire::observation::Phase;
@@ -12,29 +12,18 @@ fn at(second: i64) -> Timestamp {
 }
 
 fn fence() -> Fence {
-    let vm: VmId = "01234567-89ab-cdef-0123-456789abcdef".parse().unwrap();
-    Fence {
-        replica: ReplicaId::from_random(1),
-        generation: Generation::new(1),
-        term: 0,
-        host: None,
-        former_disks: Vec::new(),
-        epoch: 0,
-        active_side: Side::OnPremises,
-        active_run: None,
-        pinned: Vec::new(),
-        machine: MachineDescription {
-            vm,
-            name: "web".to_owned(),
-            boot: BootGeneration::Gen2,
-            processors: 1,
-            memory_mib: 1,
-            secure_boot: false,
-            guest_os: None,
-            network_adapters: Vec::new(),
-            disks: Vec::new(),
-        },
-    }
+    let machine = MachineDescription {
+        vm: "01234567-89ab-cdef-0123-456789abcdef".parse().unwrap(),
+        name: "web".to_owned(),
+        boot: BootGeneration::Gen2,
+        processors: 1,
+        memory_mib: 1,
+        secure_boot: false,
+        guest_os: None,
+        network_adapters: Vec::new(),
+        disks: Vec::new(),
+    };
+    Fence::first(ReplicaId::from_random(1), Generation::new(1), machine)
 }
 
 struct Case {
@@ -200,4 +189,14 @@ fn a_host_that_does_not_come_back_does_not_hold_the_removal_for_ever() {
     };
     assert_eq!(away(599).removal(), Removal::End);
     assert_eq!(away(600).removal(), Removal::Erase);
+}
+
+#[test]
+fn what_time_or_another_attempt_ends_is_looked_at_sooner_than_what_only_others_end() {
+    assert!(
+        [Wait::Settles, Wait::Unread]
+            .iter()
+            .all(|wait| !wait.is_for_others())
+    );
+    assert!(Wait::ActiveInAzure.is_for_others() && Wait::Pinned(1).is_for_others());
 }

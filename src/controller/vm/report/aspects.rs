@@ -4,12 +4,53 @@
 use crate::api::condition::{Condition, Said, Status, types};
 use crate::api::vm_status::Health;
 use crate::controller::vm::health;
-use crate::controller::vm::report::{Facts, SILENCE};
-use crate::controller::vm::step::{Agent, Machine, Observed};
+use crate::controller::vm::report::{Facts, SILENCE, named};
+use crate::controller::vm::step::{Agent, Machine, Observed, Site};
 use crate::wire::observation::Phase;
 
-pub(super) fn validated(seen: &Observed) -> Said {
+/// The reason of a VM that no host has.
+pub(super) const NOT_FOUND: &str = "VmNotFound";
+
+/// What is said of a VM that no host has.
+pub(super) fn not_found(facts: &Facts<'_>) -> String {
+    let asked = match &facts.observed.machine {
+        Machine::NotFound { asked } => named(asked),
+        Machine::Unknown { .. } | Machine::Ambiguous(_) | Machine::Found { .. } => String::new(),
+    };
+    format!(
+        "no host of the site reports this VM (asked: {asked}); check spec.vm, and that spec.hosts of HyperVSite {} \
+         lists the host that has it",
+        facts.site
+    )
+}
+
+/// What is said of a VM of which no agent says anything.
+pub(super) fn unheard(seen: &Observed) -> String {
+    let (whose, check) = match &seen.machine {
+        Machine::Unknown { silent } if !silent.is_empty() => (
+            format!(
+                "no host that answers reports this VM, and {}",
+                named(silent)
+            ),
+            "check the agent's service there",
+        ),
+        Machine::Found { host, .. } => (format!("the agent of {host}"), "check its service"),
+        Machine::Unknown { .. } | Machine::NotFound { .. } | Machine::Ambiguous(_) => {
+            ("the agent of the VM's host".to_owned(), "check its service")
+        }
+    };
+    format!(
+        "{whose} has not been heard of for more than 5 minutes; {check} and that it reaches the gateway"
+    )
+}
+
+pub(super) fn validated(facts: &Facts<'_>) -> Said {
+    let seen = facts.observed;
     match &seen.machine {
+        _ if seen.site == Site::Missing => {
+            let (reason, message) = no_site(facts);
+            Said::new(types::VALIDATED, Status::Unknown, reason, message)
+        }
         Machine::Found { .. } if seen.failures.is_empty() => {
             Said::new(types::VALIDATED, Status::True, "PrerequisitesMet", "")
         }
@@ -27,19 +68,33 @@ pub(super) fn validated(seen: &Observed) -> Said {
             "VmAmbiguous",
             "several VMs have this name",
         ),
-        Machine::NotFound => Said::new(
-            types::VALIDATED,
-            Status::False,
-            "VmNotFound",
-            "no host of the site has this VM",
-        ),
-        Machine::Unknown { .. } => Said::new(
-            types::VALIDATED,
-            Status::Unknown,
-            "AgentUnreachable",
-            "not all hosts of the site have answered",
-        ),
+        Machine::NotFound { .. } => {
+            Said::new(types::VALIDATED, Status::False, NOT_FOUND, not_found(facts))
+        }
+        Machine::Unknown { silent } => {
+            let message = match silent.as_slice() {
+                [] => "no host of the site reports this VM; it may be moving".to_owned(),
+                silent => format!(
+                    "no host that answers reports this VM; not heard of: {}",
+                    named(silent)
+                ),
+            };
+            Said::new(
+                types::VALIDATED,
+                Status::Unknown,
+                "AgentUnreachable",
+                message,
+            )
+        }
     }
+}
+
+fn no_site(facts: &Facts<'_>) -> (&'static str, String) {
+    let message = format!(
+        "HyperVSite {} does not exist in this namespace: create it, or correct spec.siteRef",
+        facts.site
+    );
+    ("WaitingForSite", message)
 }
 
 /// Whether the VM is replicated. What was said stands while its agent is away for a moment.
@@ -65,11 +120,22 @@ pub(super) fn replicating(facts: &Facts<'_>, old: &[Condition]) -> Said {
             Some(before) if before.status == "False" => {
                 said(Status::False, &before.reason, &before.message)
             }
-            _ => said(
-                Status::Unknown,
-                "AgentUnreachable",
-                "the host's agent has not said",
-            ),
+            _ => match (&seen.site, &seen.machine) {
+                (Site::Missing, _) => {
+                    let (reason, message) = no_site(facts);
+                    said(Status::Unknown, reason, &message)
+                }
+                (_, Machine::NotFound { .. }) => said(
+                    Status::Unknown,
+                    NOT_FOUND,
+                    "no host of the site reports this VM",
+                ),
+                _ => said(
+                    Status::Unknown,
+                    "AgentUnreachable",
+                    "the host's agent has not said",
+                ),
+            },
         },
         (Agent::Absent, None) => said(Status::False, "NotStarted", ""),
         (Agent::Replicating(Phase::Created), None) => said(Status::False, "NotStarted", ""),

@@ -5,7 +5,7 @@ use crate::api::vm_status::ReplicationState;
 use crate::controller::vm::pause::Pause;
 use crate::controller::vm::queue::Slot;
 use crate::controller::vm::removal::Removal;
-use crate::controller::vm::report::{Facts, Kind, Verdict, quiet, state};
+use crate::controller::vm::report::{Facts, Kind, Verdict, named, quiet, state};
 use crate::controller::vm::step::{Agent, Machine, Observed, Site, Step, Why};
 use crate::wire::observation::Phase;
 
@@ -16,7 +16,7 @@ pub(super) fn moving(facts: &Facts<'_>) -> Verdict {
         Step::Nothing(Why::SiteMissing) => (
             "WaitingForSite",
             format!(
-                "waits for HyperVSite {}, which does not exist yet",
+                "waits for HyperVSite {}, which does not exist in this namespace: create it, or correct spec.siteRef",
                 facts.site
             ),
         ),
@@ -101,13 +101,9 @@ fn site_not_ready(facts: &Facts<'_>) -> String {
 
 fn silent_hosts(seen: &Observed) -> String {
     match &seen.machine {
-        Machine::Unknown { silent } => silent
-            .iter()
-            .map(ToString::to_string)
-            .collect::<Vec<_>>()
-            .join(", "),
+        Machine::Unknown { silent } => named(silent),
         Machine::Found { host, .. } => host.to_string(),
-        Machine::NotFound | Machine::Ambiguous(_) => String::new(),
+        Machine::NotFound { .. } | Machine::Ambiguous(_) => String::new(),
     }
 }
 

@@ -243,6 +243,68 @@ fn a_silent_agent_makes_the_vm_unknown_only_after_a_while() {
     );
 }
 
+fn said_of<'a>(status: &'a ProtectedVMStatus, type_: &str) -> (&'a str, &'a str, &'a str) {
+    let mut conditions = status.conditions.iter();
+    let found = conditions.find(|condition| condition.type_ == type_);
+    let found = found.expect("every condition is said");
+    (&found.status, &found.reason, &found.message)
+}
+
+/// A VM that no agent has been heard of for long.
+fn unheard(site: Site, machine: Machine) -> ProtectedVMStatus {
+    let case = Case {
+        silent: Some(SILENCE),
+        ..Case::of(Observed {
+            site,
+            machine,
+            agent: Agent::Unknown,
+            record: false,
+            point: false,
+            ..protected()
+        })
+    };
+    case.status()
+}
+
+#[test]
+fn a_vm_whose_site_does_not_exist_blames_no_host_however_long_it_waits() {
+    let asked = Vec::new();
+    let status = unheard(Site::Missing, Machine::NotFound { asked });
+    let types = [types::READY, types::VALIDATED, types::REPLICATING];
+    for type_ in types {
+        let (_, reason, message) = said_of(&status, type_);
+        assert_eq!(reason, "WaitingForSite", "{type_}");
+        assert!(message.contains("spec.siteRef"), "{type_}: {message}");
+    }
+    assert_eq!(said_of(&status, types::VALIDATED).0, "Unknown");
+}
+
+#[test]
+fn a_vm_that_no_host_has_names_the_hosts_that_were_asked() {
+    let asked = (1..=10).map(|number| format!("hv{number}").parse().unwrap());
+    let asked = asked.collect();
+    let status = unheard(Site::Ready, Machine::NotFound { asked });
+    for type_ in [types::READY, types::VALIDATED] {
+        let (ready, reason, message) = said_of(&status, type_);
+        assert_eq!((ready, reason), ("False", "VmNotFound"), "{type_}");
+        assert!(message.contains("hv1, hv2"), "{type_}: {message}");
+        assert!(message.contains("hv8 and 2 more"), "{type_}: {message}");
+        assert!(message.contains("check spec.vm"), "{type_}: {message}");
+    }
+    assert_eq!(said_of(&status, types::REPLICATING).1, "VmNotFound");
+}
+
+#[test]
+fn a_vm_that_may_be_on_a_host_that_is_not_heard_of_names_that_host() {
+    let silent = vec!["hv2".parse().unwrap()];
+    let status = unheard(Site::Ready, Machine::Unknown { silent });
+    for type_ in [types::READY, types::VALIDATED] {
+        let (ready, reason, message) = said_of(&status, type_);
+        assert_eq!((ready, reason), ("Unknown", "AgentUnreachable"), "{type_}");
+        assert!(message.contains("hv2"), "{type_}: {message}");
+    }
+}
+
 #[test]
 fn a_queued_vm_shows_its_place() {
     let slot = Slot::Queued {

@@ -140,7 +140,7 @@ fn what_cannot_be_read_is_neither_made_anew_nor_given_up() {
 fn a_fence_of_an_earlier_term_is_raised_before_anybody_is_told_anything() {
     let behind = Observed {
         fence: Fence::Behind,
-        machine: Machine::NotFound,
+        machine: Machine::NotFound { asked: Vec::new() },
         failures: vec![Failure::new("SharedDisk", "b", "c")],
         related: false,
         ..replicating()
