@@ -28,6 +28,8 @@ pub struct Seen<'a> {
     pub agent: Agent<'a>,
     /// Why no seal can be applied to the present chain.
     pub broken: Option<&'a Fault>,
+    /// Whether the present chain is being retired. Until it is, nobody may say any more why.
+    pub ending: bool,
     /// Whether a new chain was begun, and the agent has not been told.
     pub renewed: bool,
     /// Whether there is a recovery point.
@@ -136,6 +138,10 @@ fn need(seen: &Seen<'_>, leave: Leave) -> Option<Need> {
     let known = seen.before.and_then(known);
     let (reason, disks, running, chain) = match (seen.broken, seen.agent) {
         (Some(fault), _) => (fault.clone(), [].as_slice(), false, true),
+        (None, _) if seen.ending => {
+            let ending = || Fault::new(Code::ResyncRequested, "a new chain is begun");
+            (known.unwrap_or_else(ending), [].as_slice(), false, true)
+        }
         (None, _) if seen.renewed => {
             let renewed = || Fault::new(Code::ResyncRequested, "a new chain was begun");
             (known.unwrap_or_else(renewed), [].as_slice(), false, false)
@@ -220,6 +226,7 @@ mod tests {
     struct Case {
         agent: Says,
         broken: Option<Fault>,
+        ending: bool,
         renewed: bool,
         point: bool,
         adopting: bool,
@@ -232,6 +239,7 @@ mod tests {
         Case {
             agent,
             broken: None,
+            ending: false,
             renewed: false,
             point: true,
             adopting: false,
@@ -260,6 +268,7 @@ mod tests {
                     Says::Requested => compares(&requested, true),
                 },
                 broken: self.broken.as_ref(),
+                ending: self.ending,
                 renewed: self.renewed,
                 point: self.point,
                 adopting: self.adopting,
@@ -412,6 +421,20 @@ mod tests {
         };
         let told = renewed.at(DAY);
         assert!(told.demand && told.is_allowed());
+    }
+
+    #[test]
+    fn a_token_lasts_while_its_chain_is_retired_although_nobody_says_any_more_why() {
+        let ending = Case {
+            ending: true,
+            before: Some(before(Some(Code::SequenceGap), "a")),
+            ..case(Says::Nothing)
+        };
+        let resync = ending.at(DAY);
+        assert_eq!(resync.token.as_deref(), Some("a"));
+        assert!(resync.begins_chain() && !resync.is_allowed());
+        let gap = Fault::new(Code::SequenceGap, "as it was");
+        assert_eq!(resync.need.unwrap().reason, gap);
     }
 
     #[test]

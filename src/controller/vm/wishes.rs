@@ -55,6 +55,7 @@ impl Basis<'_> {
         Resync::decide(&resync::Seen {
             agent: self.compares(&slots),
             broken: rebound.as_ref().or(self.broken()),
+            ending: self.is_ending(),
             rebound: rebound.is_some(),
             renewed: self.is_renewed(),
             point,
@@ -149,6 +150,13 @@ impl Basis<'_> {
         let broken = all().filter(|trouble| breaks_chain(&trouble.fault));
         let broken = broken.chain(refused).chain(damaged);
         broken.map(|trouble| &trouble.fault).next()
+    }
+
+    /// Whether the data path is to retire the present chain, or has begun to.
+    fn is_ending(&self) -> bool {
+        let manifest = self.datapath.and_then(|seen| seen.manifest.as_ref());
+        let retired = self.memory.retired.as_ref();
+        manifest.is_some_and(|manifest| manifest.closed || retired == Some(&manifest.chain))
     }
 
     /// Whether the data path has begun a new chain as it was told, and the agent does not know.
