@@ -1,6 +1,7 @@
 //! `site-recovery replica list|verify|restore`: from the storage account alone, with no cluster and no host.
 //!
-//! Nothing in the account is changed. Errors leave with 1, as everywhere, and what was typed wrongly with 2; `verify` leaves with 3 where it found damage.
+//! Nothing in the account is changed. Errors leave with 1, as everywhere, and what was typed wrongly with 2; `verify`
+//! leaves with 3 where it found damage.
 
 mod account;
 mod list;
@@ -209,7 +210,11 @@ mod tests {
         for code in spoken.filter(|code| **code != Code::StorageRefused) {
             assert_ne!(remedy(*code), code.remedy(), "{code}");
         }
-        for code in Code::ALL {
+        // These commands ask nothing of Azure's control plane.
+        let met = Code::ALL
+            .iter()
+            .filter(|code| !code.as_str().starts_with("Azure"));
+        for code in met {
             let remedy = remedy(*code);
             let controllers = ["the site names", "controller runs"];
             assert!(

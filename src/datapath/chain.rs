@@ -10,9 +10,10 @@
 //! Whoever seals reads the manifest afterwards, and counts on a seal only if its chain is not closed. So what a host takes
 //! for sealed stood in the inbox before the chain was closed, and is found by the look for what comes next that follows.
 //!
-//! Whoever dies before the save has left a closed chain, which the next owner retires. After it the host finds a chain without cursors: it compares every disk
-//! with the tables, and what is touched is sent. So the tables must not vouch for a chunk that a cycle which never ended
-//! may have changed: what its seals name is touched, and the whole disk if one of them cannot be read.
+//! Whoever dies before the save has left a closed chain, which the next owner retires. After it the host finds a chain
+//! without cursors: it compares every disk with the tables, and what is touched is sent. So the tables must not vouch for
+//! a chunk that a cycle which never ended may have changed: what its seals name is touched, and the whole disk if one of
+//! them cannot be read.
 //!
 //! Nor do they vouch for anything by a part that is damaged or gone: one in which all is touched takes its place.
 //!
